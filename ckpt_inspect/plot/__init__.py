@@ -1,0 +1,1 @@
+"""Training curves: the numbers first, then an image, a page or a chart in the terminal."""

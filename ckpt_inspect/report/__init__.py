@@ -1,0 +1,1 @@
+"""Report objects to strings. Words are chosen here; nothing is read and nothing decided."""

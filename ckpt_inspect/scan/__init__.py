@@ -1,0 +1,1 @@
+"""What a file would do if somebody loaded it: verdict and coverage, from the inert pickle program."""
