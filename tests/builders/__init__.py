@@ -1,0 +1,1 @@
+"""Writers of the true file formats, without torch: what the tests read, they make here."""
