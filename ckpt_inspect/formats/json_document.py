@@ -1,0 +1,384 @@
+"""JSON as training tools really write it, read with limits and without surprises.
+
+The stdlib decoder does the work, after a pass over the bytes has bounded depth and memory. Everything it would let pass
+in silence (duplicate keys, NaN, lone surrogates, overflow to infinity) or raise on (a file cut short, an integer of
+5,000 digits) becomes a fault. Grammar: RFC 8259; `NaN` and `Infinity` are what Python's `json.dumps` writes, so the
+Hugging Face Trainer writes them too (`transformers/trainer_callback.py` 5.23, `TrainerState.save_to_json`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from ckpt_inspect.formats.fault import Fault
+from ckpt_inspect.formats.fault_log import FaultLog
+from ckpt_inspect.formats.json_structure import closable_prefixes, measure
+from ckpt_inspect.storage import ByteSource
+
+MAX_BYTES = 64 << 20
+MAX_DEPTH = 200
+MAX_MEMORY = 320 << 20
+MAX_LINE = 16 << 20
+MAX_ASTRAL = 48 << 20  # bytes of a text with one character beyond U+FFFF: each then takes four bytes
+_BLOCK = 1 << 20
+_ENOUGH = 1000  # faults of one kind in one pass; nobody reads more
+_MOST_ESCAPES = 1 << 20
+_INT_DIGITS = 19  # of the largest 64-bit integer
+_LARGEST_DIGITS = 4000  # `int` itself refuses 4,301 (sys.int_info.default_max_str_digits)
+
+_NONFINITE = re.compile(rb"(?<![\w\"])(?:NaN|-?Infinity)(?!\w)")
+_SURROGATE = re.compile(rb"(\\+)u([dD][89a-fA-F][0-9a-fA-F]{2})")
+_NUMBER_SHAPE = bytes(48 if byte in b"0123456789" else 101 if byte in b"eE" else 32 for byte in range(256))
+_BELOW_ASTRAL = bytes(range(0xF0))
+_LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
+
+
+@dataclass(frozen=True, slots=True)
+class JsonDocument:
+    """`value` as plain Python data (None where nothing could be read), what was wrong, and whether it is all there.
+
+    `complete` is False when `value` is only a beginning of what the file should hold, or None for a fault.
+    """
+
+    value: Any
+    faults: tuple[Fault, ...] = ()
+    complete: bool = True
+
+    @property
+    def mapping(self) -> dict[str, Any]:
+        """The top-level object, empty where the top level is something else."""
+        return self.value if isinstance(self.value, dict) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLines:
+    """The rows of a JSON Lines file with their line numbers (from 1), what was wrong, and whether all was read."""
+
+    rows: tuple[tuple[int, Any], ...]
+    faults: tuple[Fault, ...] = ()
+    complete: bool = True
+
+
+def read_json(
+    source: ByteSource, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH, want_object: bool = False
+) -> JsonDocument:
+    """Read one JSON document. Never raises for its content.
+
+    Fault kinds: json-empty, json-nul, json-syntax, json-truncated, json-trailing, json-duplicate-key, json-nan-token,
+    json-float-overflow, json-huge-int, json-surrogate, json-bom, json-encoding, json-utf8, json-too-large,
+    json-too-deep, and json-not-object where `want_object` is set.
+    """
+    log = FaultLog()
+    if source.size > max_bytes:
+        log.add("json-too-large", f"{source.size:,} bytes; at most {max_bytes:,} are read")
+        return JsonDocument(None, log.sealed(), complete=False)
+    document = parse_json(source.read_at(0, source.size), max_depth=max_depth)
+    if want_object and document.complete and not isinstance(document.value, dict):
+        fault = Fault("json-not-object", f"the top level is {_type_name(document.value)}, not an object", 0)
+        return JsonDocument(document.value, (*document.faults, fault), complete=document.complete)
+    return document
+
+
+def parse_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonDocument:
+    """What `read_json` does, for bytes already in memory."""
+    log = FaultLog()
+    text = _text(data, log)
+    if text is None:
+        return JsonDocument(None, log.sealed(), complete=False)
+    if text.isascii() or not log:
+        shape = measure(data, max_depth, MAX_MEMORY)
+    else:  # another encoding than the bytes of `data` show
+        shape = measure(text.encode("utf-8", "surrogatepass"), max_depth, MAX_MEMORY)
+    if shape.depth > max_depth:
+        log.add("json-too-deep", f"nested deeper than {max_depth} levels")
+        return JsonDocument(None, log.sealed(), complete=False)
+    if shape.memory(len(data)) > MAX_MEMORY:
+        log.add(
+            "json-too-large", f"{shape.containers:,} containers and {shape.commas:,} separators are too many to read"
+        )
+        return JsonDocument(None, log.sealed(), complete=False)
+    reader = _Reader(log, watch_floats=bool(log) or _may_overflow(data))
+    value, complete = reader.document(text)
+    reader.report(data)
+    return JsonDocument(value, log.sealed(), complete)
+
+
+def read_json_lines(
+    source: ByteSource,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_line: int = MAX_LINE,
+    max_depth: int = MAX_DEPTH,
+) -> JsonLines:
+    """Read a JSON Lines file: one value per line, blank lines skipped, a broken line a fault and no row.
+
+    Reading stops at `max_bytes` with json-too-large and `complete` False, so a log of any size costs bounded memory.
+    A last line without its end of line that does not parse is json-truncated: the writer was stopped in it.
+    """
+    log = FaultLog()
+    rows: list[tuple[int, Any]] = []
+    reader = _Reader(log)
+    complete = True
+    memory = position = number = 0
+    rest = b""
+    size = min(source.size, max_bytes)
+    while position < size or rest:
+        block = source.read_at(position, min(_BLOCK, size - position))
+        position += len(block)
+        lines = (rest + block).split(b"\n")
+        at_end = not block or position >= size
+        rest = b"" if at_end else lines.pop()
+        for index, line in enumerate(lines):
+            number += 1
+            ended = index < len(lines) - 1 or not at_end
+            if not ended and size < source.size:
+                break  # cut by our limit, not by the writer
+            memory += _line(line, number, ended=ended, reader=reader, rows=rows, max_line=max_line, depth=max_depth)
+        if len(rest) > max_line:
+            log.add("json-too-large", f"a line of more than {max_line:,} bytes", place=f"line {number + 1}")
+            complete = False
+            break
+        if memory > MAX_MEMORY or (at_end and size < source.size):
+            log.add("json-too-large", f"{source.size:,} bytes; read up to line {number:,}", offset=position)
+            complete = False
+            break
+    if any(kind in log for kind in ("json-syntax", "json-truncated", "json-too-deep")):
+        complete = False
+    reader.report(None)
+    return JsonLines(tuple(rows), log.sealed(), complete)
+
+
+def _line(
+    line: bytes, number: int, *, ended: bool, reader: _Reader, rows: list[tuple[int, Any]], max_line: int, depth: int
+) -> int:
+    """Decode one line into `rows`; the memory it may have taken, in bytes."""
+    log, place = reader.log, f"line {number}"
+    if number == 1 and line.startswith(b"\xef\xbb\xbf"):
+        log.add("json-bom", "starts with a UTF-8 byte order mark", offset=0)
+        line = line[3:]
+    line = line.strip(b" \t\r")
+    if not line:
+        return 0
+    if not line.strip(b"\0"):
+        log.add("json-nul", "only NUL bytes: the file system lost what was written", place=place)
+        return 0
+    if len(line) > max_line:
+        log.add("json-too-large", f"a line of {len(line):,} bytes", place=place)
+        return 0
+    shape = measure(line, depth, MAX_MEMORY) if line.count(b"[") + line.count(b"{") > depth else None
+    if shape and shape.depth > depth:
+        log.add("json-too-deep", f"nested deeper than {depth} levels", place=place)
+        return 0
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if not (not ended and error.reason == "unexpected end of data"):
+            log.add("json-utf8", f"is not UTF-8: {error.reason}", place=place)
+        text = line.decode("utf-8", "replace")
+    try:
+        rows.append((number, reader.decode(text)))
+    except json.JSONDecodeError as error:
+        if not ended:
+            log.add("json-truncated", "the last line is not finished", place=place)
+        else:
+            log.add("json-syntax", f"{error.msg} at column {error.colno}", place=place)
+        return 0
+    return shape.memory(len(line)) if shape else 4 * len(line)
+
+
+class _Reader:
+    """One decoder with the hooks that see what the stdlib would not tell."""
+
+    def __init__(self, log: FaultLog, *, watch_floats: bool = True) -> None:
+        self.log = log
+        self._nonfinite = 0
+        self._overflow = 0
+        self._duplicates = 0
+        options: Any = {
+            "object_pairs_hook": self._object,
+            "parse_constant": self._constant,
+            "parse_int": self._int,
+        }
+        if watch_floats:  # a Python call per number: worth it only where a number may overflow
+            options["parse_float"] = self._float
+        self._strict = json.JSONDecoder(**options)
+        self._lenient = json.JSONDecoder(strict=False, **options)
+
+    def decode(self, text: str) -> Any:
+        return self._strict.decode(text)
+
+    def document(self, text: str) -> tuple[Any, bool]:
+        """The value and whether it is whole."""
+        decoder = self._strict
+        start = len(text) - len(text.lstrip(" \t\r\n"))
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            if not error.msg.startswith("Invalid control character"):
+                return self._beginning(text, error, decoder)
+            self._syntax("a raw control character in a string", text, error.pos)
+            decoder = self._lenient
+            try:
+                value, end = decoder.raw_decode(text, start)
+            except json.JSONDecodeError as second:
+                return self._beginning(text, second, decoder)
+        rest = text[end:].lstrip(" \t\r\n")
+        if rest:
+            self.log.add(
+                "json-trailing", "more text after the end of the document", offset=_offset(text, len(text) - len(rest))
+            )
+        return value, True
+
+    def _beginning(self, text: str, error: json.JSONDecodeError, decoder: json.JSONDecoder) -> tuple[Any, bool]:
+        if _cut_short(text, error):
+            self.log.add(
+                "json-truncated", "the file ends in the middle of the document", offset=_offset(text, len(text))
+            )
+        else:
+            self._syntax(error.msg, text, error.pos)
+        for prefix in closable_prefixes(text, error.pos):
+            try:
+                return decoder.decode(prefix), False
+            except json.JSONDecodeError:
+                continue
+        return None, False
+
+    def _syntax(self, message: str, text: str, position: int) -> None:
+        line = text.count("\n", 0, position) + 1
+        self.log.add("json-syntax", f"{message} (line {line})", offset=_offset(text, position))
+
+    def report(self, data: bytes | None) -> None:
+        """State what the hooks counted."""
+        if self._nonfinite:
+            match = _NONFINITE.search(data) if data is not None else None
+            what = f"{self._nonfinite:,} of NaN, Infinity, -Infinity, which are not JSON"
+            self.log.add("json-nan-token", what, offset=match.start() if match else None)
+        if self._overflow:
+            self.log.add("json-float-overflow", f"{self._overflow:,} numbers too large for a float became infinite")
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen and self._duplicates < _ENOUGH:
+                    self._duplicates += 1
+                    message = "the key stands twice in one object; the last one counts"
+                    self.log.add("json-duplicate-key", message, place=name)
+                seen.add(name)
+        return value
+
+    def _constant(self, token: str) -> float:
+        self._nonfinite += 1
+        return math.nan if token == "NaN" else math.inf if token == "Infinity" else -math.inf  # noqa: S105
+
+    def _float(self, token: str) -> float:
+        value = float(token)
+        if value in (math.inf, -math.inf):
+            self._overflow += 1
+        return value
+
+    def _int(self, token: str) -> int | float:
+        if len(token) <= _INT_DIGITS:
+            return int(token)
+        digits = len(token.lstrip("-"))
+        if digits > _LARGEST_DIGITS:
+            self.log.add("json-huge-int", f"an integer of {digits:,} digits, read as infinity")
+            return -math.inf if token[0] == "-" else math.inf
+        value = int(token)
+        if not -(1 << 63) <= value < 1 << 64:
+            self.log.add("json-huge-int", f"an integer of {digits:,} digits does not fit 64 bits")
+        return value
+
+
+def _text(data: bytes, log: FaultLog) -> str | None:
+    if not data.strip(b" \t\r\n"):
+        log.add("json-empty", "the file is empty" if not data else "only blanks", offset=0)
+        return None
+    if not data.strip(b"\0 \t\r\n"):
+        log.add("json-nul", "only NUL bytes: the file system lost what was written", offset=0)
+        return None
+    if len(data) > MAX_ASTRAL and data.translate(None, _BELOW_ASTRAL):
+        log.add(
+            "json-too-large", f"{len(data):,} bytes of text beyond the basic plane; at most {MAX_ASTRAL:,} are read"
+        )
+        return None
+    encoding = json.detect_encoding(data)
+    if encoding == "utf-8-sig":
+        log.add("json-bom", "starts with a UTF-8 byte order mark", offset=0)
+        data, encoding = data[3:], "utf-8"
+    elif encoding != "utf-8":
+        log.add("json-encoding", f"is {encoding.upper()}, not UTF-8", offset=0)
+    elif data.endswith(b"\0"):
+        kept = data.rstrip(b"\0")
+        log.add(
+            "json-nul",
+            f"{len(data) - len(kept):,} NUL bytes at the end: the file system lost what was written",
+            offset=len(kept),
+        )
+        data = kept
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data":  # the text before it is cut, and said to be
+            text = data[: error.start].decode(encoding)
+        else:
+            log.add("json-utf8", f"is not {encoding.upper()}: {error.reason}", offset=error.start)
+            text = data.decode(encoding, "replace")
+    if b"\\u" in data and (b"\\ud" in data or b"\\uD" in data):
+        _surrogates(data, log)
+    return text
+
+
+def _surrogates(data: bytes, log: FaultLog) -> None:
+    """Fault every escaped half of a surrogate pair that stands alone; Python keeps it, and printing it raises."""
+    high_end = -1
+    alone: list[int] = []
+    for match in islice(_SURROGATE.finditer(data), _MOST_ESCAPES):
+        if len(match[1]) % 2 == 0:  # the backslash before the u is itself escaped
+            continue
+        if len(alone) > _ENOUGH:
+            break
+        low = match[2][1] in b"cdefCDEF"
+        if low and high_end == match.start():
+            high_end = -1
+            continue
+        if high_end >= 0:
+            alone.append(high_end - 6)
+        high_end = -1 if low else match.end()
+        if low:
+            alone.append(match.end() - 6)
+    if high_end >= 0:
+        alone.append(high_end - 6)
+    for offset in alone:
+        log.add("json-surrogate", "half of a surrogate pair", offset=offset)
+
+
+def _cut_short(text: str, error: json.JSONDecodeError) -> bool:
+    """Whether the decoder stopped because the text ends, and not because of something that stands in it."""
+    rest = text[error.pos :]
+    if not rest.strip() or error.msg.startswith("Unterminated string"):
+        return True
+    if error.msg.startswith("Invalid \\"):
+        return len(rest) < 6 and '"' not in rest
+    return any(literal.startswith(rest) for literal in _LITERALS) or rest == "-"
+
+
+def _may_overflow(data: bytes) -> bool:
+    """Whether some number may be beyond the largest float, 1.8e308: an exponent of three digits, or 309 digits."""
+    shape = data.translate(_NUMBER_SHAPE, b"+")
+    return b"e000" in shape or b"0" * 309 in shape
+
+
+def _offset(text: str, position: int) -> int:
+    return position if text.isascii() else len(text[:position].encode("utf-8", "surrogatepass"))
+
+
+def _type_name(value: Any) -> str:
+    names = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return "null" if value is None else names[type(value)]
