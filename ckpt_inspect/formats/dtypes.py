@@ -29,7 +29,7 @@ class DType:
 
 _ALL = (
     DType("BOOL", 8, "bool", "BoolStorage", True, False),
-    DType("F4", 4, "float4_e2m1fn_x2", None, True, True),
+    DType("F4", 4, None, None, True, True),
     DType("F6_E2M3", 6, None, None, True, True),
     DType("F6_E3M2", 6, None, None, True, True),
     DType("U8", 8, "uint8", "ByteStorage", True, False),
@@ -50,6 +50,8 @@ _ALL = (
     DType("F64", 64, "float64", "DoubleStorage", True, True),
     DType("I64", 64, "int64", "LongStorage", True, False),
     DType("U64", 64, "uint64", None, True, False),
+    # Torch counts pairs: a tensor of n elements of this type is 2 n values of F4 in n bytes.
+    DType("F4_X2", 8, "float4_e2m1fn_x2", None, False, True),
     DType("C32", 32, "complex32", None, False, True, 16),
     DType("C128", 128, "complex128", "ComplexDoubleStorage", False, True, 64),
     DType("QINT8", 8, "qint8", "QInt8Storage", False, False),
