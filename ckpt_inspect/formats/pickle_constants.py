@@ -104,12 +104,15 @@ def _short_binstring(m: Machine, stack: list[Node], pos: int, here: int) -> int:
     return pos
 
 
-def _binunicode8(m: Machine, stack: list[Node], pos: int, here: int) -> int:
-    raw, pos = m.take(pos, 8)
-    value, pos = m.text(pos, int.from_bytes(raw, "little"), "utf-8", here)
-    m.made += 1
-    stack.append(value)
-    return pos
+def _counted_text(width: int) -> Rare:
+    def run(m: Machine, stack: list[Node], pos: int, here: int) -> int:
+        raw, pos = m.take(pos, width)
+        value, pos = m.text(pos, int.from_bytes(raw, "little"), "utf-8", here)
+        m.made += 1
+        stack.append(value)
+        return pos
+
+    return run
 
 
 def _counted_bytes(width: int) -> Rare:
@@ -248,7 +251,9 @@ CONSTANTS: dict[int, Rare] = {
     0x80: _proto,
     0x8A: _counted_integer(1),
     0x8B: _counted_integer(4),
-    0x8D: _binunicode8,
+    0x58: _counted_text(4),
+    0x8C: _counted_text(1),
+    0x8D: _counted_text(8),
     0x8E: _counted_bytes(8),
     0x8F: _empty_set,
     0x95: _frame,

@@ -14,6 +14,7 @@ from struct import error as struct_error
 
 from ckpt_inspect.formats.pickle_measure import measure
 from ckpt_inspect.formats.pickle_nodes import (
+    CONTAINERS,
     Blob,
     Build,
     Call,
@@ -32,7 +33,7 @@ from ckpt_inspect.formats.pickle_nodes import (
 )
 from ckpt_inspect.formats.pickle_opcodes import FIXED, NAMES, decode
 from ckpt_inspect.formats.pickle_program import DEFAULT, Coverage, Effect, PickleLimits, PickleProgram
-from ckpt_inspect.formats.pickle_rare import MARKED, RARE, extend, inst, set_items
+from ckpt_inspect.formats.pickle_rare import MARKED, RARE, inst
 from ckpt_inspect.formats.pickle_state import BROKEN, LimitError, Machine, StreamEndError
 from ckpt_inspect.formats.pickle_unpack import F8, I4, U2, U4
 from ckpt_inspect.storage import ByteSource, BytesSource
@@ -62,8 +63,8 @@ __all__ = [
 ]
 
 _BATCH = 8192  # opcodes between two looks at the budgets
-_LOOKAHEAD = 16  # no fixed argument is longer
-_CONTAINERS = frozenset({list, tuple, Pairs, SetNode, Call, PersistentId, str})
+_SHORT = 4096  # bytes of a text constant that is kept without asking for room
+_KEPT = CONTAINERS | {str}  # what is worth remembering when it is popped
 
 
 def run_pickle(
@@ -120,7 +121,7 @@ def _run(source: ByteSource, start: int, end: int, limits: PickleLimits) -> Pick
     stopped = False
     data, base, pos = m.data, m.base, 0
     size = len(data)
-    guard = size - _LOOKAHEAD if m.more() else size
+    guard = m.guard()
     memo, spare, events, thrown = m.memo, m.spare, m.events, m.thrown
     push = stack.append
     remember = memo.append
@@ -134,173 +135,184 @@ def _run(source: ByteSource, start: int, end: int, limits: PickleLimits) -> Pick
             for tick in range(_BATCH):  # noqa: B007  # counts the opcodes of the last batch
                 at = pos
                 if at >= guard:
-                    pos = _step(m, at)
+                    pos = m.step(at)
                     at, data, base = pos, m.data, m.base
                     size = len(data)
-                    guard = _guard(m)
+                    guard = m.guard()
                 op = data[at]
                 pos = at + 1
-                if op == 0x71:  # BINPUT
-                    index = data[pos]
-                    pos += 1
-                    if index == len(memo) and not spare:
-                        remember(stack[-1])
-                    else:
-                        m.put(index, stack[-1], base + at)
+                if op < 0x61:
+                    if op == 0x58:  # BINUNICODE
+                        (length,) = u4(data, pos)
+                        stop = pos + 4 + length
+                        if stop <= size and length <= _SHORT:
+                            raw = data[pos + 4 : stop]
+                            pos = stop
+                            made += 1
+                            try:
+                                push(raw.decode())
+                            except UnicodeDecodeError:
+                                push(m.decoded(raw, "utf-8", base + at))
+                            continue
+                    elif op == 0x4B:  # BININT1
+                        push(data[pos])
+                        pos += 1
+                        continue
+                    elif op == 0x28:  # MARK
+                        below.append(stack)
+                        stack = []
+                        push = stack.append
+                        continue
+                    elif op == 0x4A:  # BININT
+                        push(i4(data, pos)[0])
+                        pos += 4
+                        made += 1
+                        continue
+                    elif op == 0x4D:  # BININT2
+                        push(u2(data, pos)[0])
+                        pos += 2
+                        made += 1
+                        continue
+                    elif op == 0x51:  # BINPERSID
+                        node: Node = PersistentId(stack.pop(), base + at)
+                        effect(node)
+                        push(node)
+                        made += 1
+                        continue
+                    elif op == 0x52:  # REDUCE
+                        args = stack.pop()
+                        node = Call("REDUCE", stack[-1], args, base + at)
+                        if type(args) is not tuple and type(args) is not Call:
+                            m.fault("pickle-type", "REDUCE with arguments that are not a tuple", base + at)
+                        effect(node)
+                        stack[-1] = node
+                        made += 3
+                        continue
+                    elif op == 0x29:  # EMPTY_TUPLE
+                        push(())
+                        continue
+                    elif op == 0x47:  # BINFLOAT
+                        push(f8(data, pos)[0])
+                        pos += 8
+                        made += 1
+                        continue
+                    elif op == 0x5D:  # EMPTY_LIST
+                        push([])
+                        made += 2
+                        continue
+                    elif op == 0x4E:  # NONE
+                        push(None)
+                        continue
+                    elif op == 0x2E:  # STOP
+                        value = stack.pop()
+                        stopped = True
+                        break
+                    elif op == 0x30:  # POP, of a value or of a mark
+                        if stack:
+                            node = stack.pop()
+                            if type(node) in _KEPT:
+                                thrown.append(node)
+                        else:
+                            stack = below.pop()
+                            push = stack.append
+                        continue
+                elif op < 0x80:
+                    if op == 0x71:  # BINPUT
+                        index = data[pos]
+                        pos += 1
+                        if index == len(memo) and not spare:
+                            remember(stack[-1])
+                        else:
+                            m.put(index, stack[-1], base + at)
+                        continue
+                    if op == 0x72:  # LONG_BINPUT
+                        (index,) = u4(data, pos)
+                        pos += 4
+                        if index == len(memo) and not spare:
+                            remember(stack[-1])
+                        else:
+                            m.put(index, stack[-1], base + at)
+                        continue
+                    if op == 0x68:  # BINGET
+                        index = data[pos]
+                        pos += 1
+                        push(memo[index] if index < len(memo) else m.get(index, base + at))
+                        continue
+                    if op == 0x6A:  # LONG_BINGET
+                        (index,) = u4(data, pos)
+                        pos += 4
+                        push(memo[index] if index < len(memo) else m.get(index, base + at))
+                        continue
+                    if op == 0x74:  # TUPLE
+                        items = stack
+                        stack = below.pop()
+                        push = stack.append
+                        push(tuple(items))
+                        made += 2
+                        continue
+                    if op == 0x7D:  # EMPTY_DICT
+                        push(Pairs())
+                        made += 3
+                        continue
                 elif op == 0x94:  # MEMOIZE
                     if spare:
                         m.put(len(memo) + len(spare), stack[-1], base + at)
                     else:
                         remember(stack[-1])
-                elif op == 0x58 or op == 0x8C:  # BINUNICODE, SHORT_BINUNICODE
-                    if op == 0x58:
-                        (length,) = u4(data, pos)
-                        pos += 4
-                    else:
-                        length = data[pos]
-                        pos += 1
-                    stop = pos + length
-                    made += 1
-                    if stop <= size and length <= 4096:
-                        raw = data[pos:stop]
+                    continue
+                elif op == 0x8C:  # SHORT_BINUNICODE
+                    stop = pos + 1 + data[pos]
+                    if stop <= size:
+                        raw = data[pos + 1 : stop]
                         pos = stop
+                        made += 1
                         try:
                             push(raw.decode())
                         except UnicodeDecodeError:
                             push(m.decoded(raw, "utf-8", base + at))
-                    else:
-                        text, pos = m.text(pos, length, "utf-8", base + at)
-                        push(text)
-                        data, base = m.data, m.base
-                        size = len(data)
-                        guard = _guard(m)
-                elif op == 0x68:  # BINGET
-                    index = data[pos]
-                    pos += 1
-                    push(memo[index] if index < len(memo) else m.get(index, base + at))
-                elif op == 0x4B:  # BININT1
-                    push(data[pos])
-                    pos += 1
-                elif op == 0x28:  # MARK
-                    below.append(stack)
-                    stack = []
-                    push = stack.append
-                elif op == 0x72:  # LONG_BINPUT
-                    (index,) = u4(data, pos)
-                    pos += 4
-                    if index == len(memo) and not spare:
-                        remember(stack[-1])
-                    else:
-                        m.put(index, stack[-1], base + at)
-                elif op == 0x6A:  # LONG_BINGET
-                    (index,) = u4(data, pos)
-                    pos += 4
-                    push(memo[index] if index < len(memo) else m.get(index, base + at))
-                elif op == 0x74:  # TUPLE
-                    items = stack
-                    stack = below.pop()
-                    push = stack.append
-                    made += 2
-                    push(tuple(items))
+                        continue
                 elif op == 0x86:  # TUPLE2
                     second = stack.pop()
                     stack[-1] = (stack[-1], second)
                     made += 2
+                    continue
                 elif op == 0x85:  # TUPLE1
                     stack[-1] = (stack[-1],)
                     made += 2
-                elif op == 0x51:  # BINPERSID
-                    node: Node = PersistentId(stack.pop(), base + at)
-                    effect(node)
-                    push(node)
-                    made += 1
-                elif op == 0x52:  # REDUCE
-                    args = stack.pop()
-                    node = Call("REDUCE", stack[-1], args, base + at)
-                    if type(args) is not tuple and type(args) is not Call:
-                        m.fault("pickle-type", "REDUCE with arguments that are not a tuple", base + at)
-                    effect(node)
-                    stack[-1] = node
-                    made += 3
-                elif op == 0x4D:  # BININT2
-                    push(u2(data, pos)[0])
-                    pos += 2
-                    made += 1
-                elif op == 0x4A:  # BININT
-                    push(i4(data, pos)[0])
-                    pos += 4
-                    made += 1
-                elif op == 0x89:  # NEWFALSE
-                    push(False)
-                elif op == 0x88:  # NEWTRUE
-                    push(True)
-                elif op == 0x4E:  # NONE
-                    push(None)
-                elif op == 0x29:  # EMPTY_TUPLE
-                    push(())
-                elif op == 0x75:  # SETITEMS
-                    items = stack
-                    stack = below.pop()
-                    push = stack.append
-                    set_items(m, stack[-1], items, base + at, "SETITEMS")
-                elif op == 0x65:  # APPENDS
-                    items = stack
-                    stack = below.pop()
-                    push = stack.append
-                    extend(m, stack[-1], items, base + at, "APPENDS")
-                elif op == 0x7D:  # EMPTY_DICT
-                    push(Pairs())
-                    made += 3
-                elif op == 0x5D:  # EMPTY_LIST
-                    push([])
-                    made += 2
-                elif op == 0x47:  # BINFLOAT
-                    push(f8(data, pos)[0])
-                    pos += 8
-                    made += 1
+                    continue
+                elif op == 0x89 or op == 0x88:  # NEWFALSE, NEWTRUE
+                    push(op == 0x88)
+                    continue
                 elif op == 0x87:  # TUPLE3
                     third = stack.pop()
                     second = stack.pop()
                     stack[-1] = (stack[-1], second, third)
                     made += 2
-                elif op == 0x2E:  # STOP
-                    value = stack.pop()
-                    stopped = True
-                    break
-                elif op == 0x30:  # POP, of a value or of a mark
-                    if stack:
-                        node = stack.pop()
-                        if type(node) in _CONTAINERS:
-                            thrown.append(node)
-                    else:
-                        stack = below.pop()
-                        push = stack.append
-                elif op in rare:
+                    continue
+                if op in rare:
                     pos = rare[op](m, stack, pos, base + at)
-                    data, base = m.data, m.base
-                    size = len(data)
-                    guard = _guard(m)
                 elif op in marked:
                     items = stack
                     stack = below.pop()
                     push = stack.append
                     marked[op](m, stack, items, base + at)
+                    continue
                 elif op == 0x69:  # INST
                     items = stack
                     stack = below.pop()
                     push = stack.append
                     pos = inst(m, stack, items, pos, base + at)
-                    data, base = m.data, m.base
-                    size = len(data)
-                    guard = _guard(m)
                 else:
                     m.fault("pickle-opcode", f"byte 0x{op:02x} is no opcode", base + at)
                     pos = at
                     break
+                data, base = m.data, m.base  # a rare opcode may have moved the window or opened a frame
+                size = len(data)
+                guard = m.guard()
             else:
                 batches += 1
                 tick = -1
-                _check_budgets(m, batches * _BATCH, made, len(stack), len(below), deadline)
+                m.check_budgets(batches * _BATCH, made, len(stack), len(below), deadline)
                 continue
             break
     except StreamEndError:
@@ -331,44 +343,6 @@ def _run(source: ByteSource, start: int, end: int, limits: PickleLimits) -> Pick
         opcodes=batches * _BATCH + tick + 1,
         discarded=leftover,
     )
-
-
-def _guard(m: Machine) -> int:
-    """The position from which on the loop must ask `_step` first: the end of the window or of the frame."""
-    size = len(m.data)
-    guard = size - _LOOKAHEAD if m.more() else size
-    if m.frame_end is not None and m.frame_end - m.base < guard:
-        return m.frame_end - m.base
-    return guard
-
-
-def _step(m: Machine, at: int) -> int:
-    """Leave a frame that has ended, move the window on; the new position."""
-    if m.frame_end is not None and m.base + at >= m.frame_end:
-        if m.base + at > m.frame_end:
-            m.fault("pickle-frame", "an opcode crosses the end of its frame", m.frame_end)
-        m.frame_end = None
-    if at >= len(m.data) - _LOOKAHEAD and m.more():
-        at = m.slide(at)
-    if at >= len(m.data):
-        raise StreamEndError
-    return at
-
-
-def _check_budgets(m: Machine, opcodes: int, made: int, stack: int, marks: int, deadline: float | None) -> None:
-    limits = m.limits
-    if opcodes > limits.opcodes:
-        raise LimitError(f"more than {limits.opcodes} opcodes")
-    if stack > limits.stack:
-        raise LimitError(f"more than {limits.stack} values on the stack")
-    if marks > limits.marks:
-        raise LimitError(f"more than {limits.marks} marks")
-    if len(m.memo) + len(m.spare) > limits.memo:
-        raise LimitError(f"more than {limits.memo} memo entries")
-    if made + m.made > limits.nodes:
-        raise LimitError(f"more than {limits.nodes} values")
-    if deadline is not None and time.monotonic() > deadline:
-        raise LimitError(f"more than {limits.seconds} seconds")
 
 
 def _measured(m: Machine, value: Node, leftover: list[Node]) -> Node:

@@ -196,6 +196,10 @@ class MethodCall:
         return f"<MethodCall {self.opcode} at {self.offset}>"
 
 
+CONTAINERS = frozenset({list, tuple, Pairs, SetNode, Call, PersistentId, Build, MethodCall})
+"""The types of nodes that hold nodes."""
+
+
 def children(node: Node) -> Iterator[Node]:
     """What a node holds directly, in file order; nothing for a scalar."""
     kind = type(node)
@@ -232,7 +236,7 @@ def walk(*roots: Node) -> Iterator[Node]:
     while stack:
         for node in stack[-1]:
             kind = type(node)
-            if kind in _CONTAINERS:
+            if kind in CONTAINERS:
                 if id(node) in seen:
                     continue
                 seen.add(id(node))
@@ -242,9 +246,6 @@ def walk(*roots: Node) -> Iterator[Node]:
             yield node
         else:
             stack.pop()
-
-
-_CONTAINERS = frozenset({list, tuple, Pairs, SetNode, Call, PersistentId, Build, MethodCall})
 
 
 def entries(node: Node) -> Iterator[tuple[Node, Node]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 from ckpt_inspect.formats.fault import Fault
@@ -12,6 +13,7 @@ from ckpt_inspect.storage import ByteSource
 
 _FIRST_WINDOW = 1 << 14
 _WINDOW = 1 << 20
+_LOOKAHEAD = 16  # no fixed argument is longer
 _FAULTS_PER_KIND = 8
 
 BROKEN = frozenset(
@@ -191,3 +193,46 @@ class Machine:
         found = Global(*read_as, here, module, name)
         self.events.append(found)
         return found
+
+    def guard(self) -> int:
+        """The position from which on :meth:`step` must be asked first: near the end of the window, or of the frame."""
+        size = len(self.data)
+        guard = size - _LOOKAHEAD if self.more() else size
+        if self.frame_end is not None and self.frame_end - self.base < guard:
+            return self.frame_end - self.base
+        return guard
+
+    def step(self, at: int) -> int:
+        """Leave a frame that has ended and move the window on; the new position.
+
+        Raises:
+            StreamEndError: there are no more bytes.
+        """
+        if self.frame_end is not None and self.base + at >= self.frame_end:
+            if self.base + at > self.frame_end:
+                self.fault("pickle-frame", "an opcode crosses the end of its frame", self.frame_end)
+            self.frame_end = None
+        if at >= len(self.data) - _LOOKAHEAD and self.more():
+            at = self.slide(at)
+        if at >= len(self.data):
+            raise StreamEndError
+        return at
+
+    def check_budgets(self, opcodes: int, made: int, stack: int, marks: int, deadline: float | None) -> None:
+        """Compare what the program has used with its limits.
+
+        Raises:
+            LimitError: one of them is spent.
+        """
+        limits = self.limits
+        for what, used, limit in (
+            ("opcodes", opcodes, limits.opcodes),
+            ("values on the stack", stack, limits.stack),
+            ("marks", marks, limits.marks),
+            ("memo entries", len(self.memo) + len(self.spare), limits.memo),
+            ("values", made + self.made, limits.nodes),
+        ):
+            if used > limit:
+                raise LimitError(f"more than {limit} {what}")
+        if deadline is not None and time.monotonic() > deadline:
+            raise LimitError(f"more than {limits.seconds} seconds")
