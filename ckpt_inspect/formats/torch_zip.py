@@ -144,8 +144,10 @@ def _check_records(source: ByteSource, directory: ZipDirectory, root: str, log: 
     for member in directory.members:
         inside = member.name[len(root) :]
         if member.name.startswith(root) and _ORDINARY.match(inside):
-            continue
-        log.add("torch-extra-member", "a member no torch writes", offset=member.header_offset, place=member.name)
+            if not inside.startswith("extra/"):
+                continue
+        else:
+            log.add("torch-extra-member", "a member no torch writes", offset=member.header_offset, place=member.name)
         looked_at += 1
         if looked_at <= _MAX_EXTRA_LOOKED_AT and member.stored and member.size:
             inner = sniff(member_source(source, member))

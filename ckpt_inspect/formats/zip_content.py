@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.formats.fault_log import FormatLimitError
 from ckpt_inspect.formats.zip_directory import MAX_RATIO, ZipMember
-from ckpt_inspect.formats.zip_records import DEFLATED, FLAGS_OF_ENCRYPTION, STORED
+from ckpt_inspect.formats.zip_records import DEFLATED, STORED
 from ckpt_inspect.storage import ByteSource, BytesSource, SliceSource
 
 DEFAULT_INFLATED = 64 << 20
@@ -36,8 +36,10 @@ def member_source(source: ByteSource, member: ZipMember, budget: InflateBudget |
     """The content of a member as a source of its own.
 
     Raises:
-        FormatLimitError: encrypted, an unknown method, a broken deflate stream, or more than the budget
-            or 100 bytes for each byte in the file.
+        FormatLimitError: an unknown method, a broken deflate stream, more than the budget, or more than 100 bytes
+            for each byte in the file.
+
+    A member flagged as encrypted is given as its bytes lie: the flag alone hides nothing, and some readers ignore it.
     """
     _refuse_unreadable(member)
     name = f"{source.name}!{member.name}"
@@ -77,10 +79,6 @@ def crc_of(source: ByteSource, member: ZipMember, advance: Callable[[int], None]
 
 
 def _refuse_unreadable(member: ZipMember) -> None:
-    if member.flags & FLAGS_OF_ENCRYPTION:
-        raise FormatLimitError(
-            Fault("zip-encrypted", "the member is flagged as encrypted", member.header_offset, member.name)
-        )
     if member.method not in (STORED, DEFLATED):
         message = f"compression method {member.method} is not read here"
         raise FormatLimitError(Fault("zip-method", message, member.header_offset, member.name))
