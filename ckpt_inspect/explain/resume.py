@@ -34,7 +34,8 @@ class CheckpointParts:
     """What a checkpoint has of the things a resume reads; pure facts, so that every case can be written in a test.
 
     `weights` and the other states are "present", "absent" or a fault in words. `ranks` is the world size it was
-    saved with where that is known; `rng_ranks` the ranks whose RNG state is there (an empty tuple is none, a
+    saved with where that is known; `trainer` says whether the Trainer wrote it (a plain DeepSpeed or accelerate
+    state has no trainer_state.json and needs none); `rng_ranks` the ranks whose RNG state is there (an empty tuple is none, a
     single-process state is rank 0).
     """
 
@@ -46,6 +47,7 @@ class CheckpointParts:
     optimizer: str
     scheduler: str
     scaler: str = "absent"
+    trainer: bool = True
     fp16: bool = False
     rng_ranks: tuple[int, ...] = ()
     ranks: int | None = None
@@ -101,12 +103,17 @@ def judge(parts: CheckpointParts) -> tuple[Verdict, tuple[Reason, ...]]:
 
 def complete(parts: CheckpointParts) -> bool:
     """Whether everything the run meant to save is there and readable."""
-    if parts.interrupted or parts.trainer_state != "present" or parts.weights != "present":
+    if parts.interrupted or (parts.trainer and parts.trainer_state != "present"):
         return False
     if parts.backend == "deepspeed":
-        return not parts.missing_zero_ranks and parts.zero_problem is None and _rng_complete(parts)
+        whole = not parts.missing_zero_ranks and parts.zero_problem is None and parts.weights in ("present", "absent")
+        return whole and (_rng_complete(parts) or not parts.trainer)
+    if parts.weights != "present":
+        return False
     if parts.save_only_model:
         return True
+    if not parts.trainer:
+        return parts.optimizer == "present"
     return parts.optimizer == "present" and parts.scheduler == "present" and _rng_complete(parts)
 
 
@@ -196,9 +203,9 @@ def _interruption(parts: CheckpointParts) -> list[Reason]:
 
 def _state(parts: CheckpointParts) -> list[Reason]:
     found: list[Reason] = []
-    if parts.trainer_state == "absent":
+    if parts.trainer_state == "absent" and parts.trainer:
         found.append(Reason("blocks", "trainer_state.json is missing: the Trainer stops with FileNotFoundError"))
-    elif parts.trainer_state != "present":
+    elif parts.trainer_state not in ("present", "absent"):
         found.append(Reason("blocks", f"trainer_state.json cannot be read: {parts.trainer_state}"))
     if "train_batch_size" in parts.lacks_fields:
         found.append(
@@ -240,6 +247,8 @@ def _optimizer_and_scheduler(parts: CheckpointParts) -> list[Reason]:
     missing = [
         name for name, state in (("optimizer", parts.optimizer), ("scheduler", parts.scheduler)) if state == "absent"
     ]
+    if not parts.trainer:
+        missing = [name for name in missing if name == "optimizer"]
     if broken or not missing:
         return found
     if parts.backend == "fsdp" and missing == ["scheduler"]:
@@ -263,7 +272,7 @@ def _rng_complete(parts: CheckpointParts) -> bool:
 
 
 def _rng(parts: CheckpointParts) -> list[Reason]:
-    if _rng_complete(parts):
+    if _rng_complete(parts) or not parts.trainer:
         return []
     if not parts.rng_ranks:
         return [Reason("differs", "no rng_state: the order of the data is kept, dropout and other random draws differ")]

@@ -36,11 +36,9 @@ def run_rules(
 
 
 def _subjects(run: Run, rule: Rule, answers: Answers, progress: Progress) -> Iterator[Subject]:
-    if rule.scope in ("run", "directory"):
-        yield Subject(run, run, answers, progress)
-    if rule.scope in ("checkpoint", "directory"):
-        for checkpoint in run.checkpoints:
-            yield Subject(run, checkpoint, answers, progress)
+    places = {"run": (run,), "directory": run.states, "checkpoint": run.checkpoints}[rule.scope]
+    for place in places:
+        yield Subject(run, place, answers, progress)
 
 
 def _apply(rule: Rule, subject: Subject, severity: Severity) -> Iterator[Finding]:
