@@ -1,0 +1,186 @@
+"""Z38: master weights against the 16-bit module of the same save, tensor by tensor and rank by rank.
+
+After every step DeepSpeed rounds the masters into the module (``runtime/zero/stage_1_and_2.py`` `step`), so the two
+agree bit for bit in a checkpoint. They do not when files of two steps were mixed, or when the layout was misread:
+this is the arbiter of both, and no other tool has it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ckpt_inspect.artifacts.zero_states import ModelState
+from ckpt_inspect.consolidate.addresses import item_size
+from ckpt_inspect.consolidate.parts import Trainable
+from ckpt_inspect.consolidate.plan import Range, SourceFile
+from ckpt_inspect.consolidate.problems import Problem, note, refuse, warn
+from ckpt_inspect.consolidate.reading import OpenFiles
+from ckpt_inspect.consolidate.rounding import Mode, comparable, count_differences, count_differences_fast
+from ckpt_inspect.formats.torch_archive import Tensor
+from ckpt_inspect.printable import printable
+
+Depth = Literal["none", "sample", "complete"]
+
+_WINDOW = 32  # elements per sampled window
+_CHUNK = 1 << 20  # elements per step of a complete comparison
+_TOLERATED = 0.01  # share of differing elements of one fragment that is only a warning
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """How one range of one parameter compared: `differing` of `compared` elements."""
+
+    name: str
+    rank: int
+    compared: int
+    differing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The outcome: `skipped` parameters have no comparable copy in the module."""
+
+    tensors: int
+    elements: int
+    skipped: int
+    truncated: bool
+    differing: tuple[Fragment, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Something was compared and nothing differed."""
+        return self.elements > 0 and not self.differing
+
+
+def compare_with_module(
+    trainables: Sequence[Trainable],
+    model: ModelState,
+    sources: Sequence[SourceFile],
+    files: OpenFiles,
+    depth: Depth = "sample",
+) -> Agreement:
+    """Compare windows of every range (`sample`) or every element (`complete`) with the module."""
+    module: Mapping[str, Tensor] = model.module or {}
+    index = {file.path: number for number, file in enumerate(sources)}.get(model.path)
+    if depth == "none":
+        return Agreement(0, 0, len(trainables), False, ())
+    outcome = {mode: _Tally() for mode in ("nearest", "truncate")}
+    tensors = skipped = 0
+    for trainable in trainables:
+        copy = module.get(trainable.name)
+        if index is None or copy is None or not _usable(trainable, copy, sources[index].size):
+            skipped += bool(trainable.ranges)
+            continue
+        if not trainable.ranges:
+            continue
+        tensors += 1
+        _compare(trainable, copy, index, model.big_endian, files, depth, outcome)
+    nearest, truncate = outcome["nearest"], outcome["truncate"]
+    chopped = bool(nearest.differing) and not truncate.differing
+    best = truncate if chopped else nearest
+    return Agreement(tensors, best.elements, skipped, chopped, tuple(best.differing))
+
+
+class _Tally:
+    def __init__(self) -> None:
+        self.elements = 0
+        self.differing: list[Fragment] = []
+
+
+def _usable(trainable: Trainable, copy: Tensor, file_size: int) -> bool:
+    if copy.shape != trainable.shape or copy.kind != "dense" or copy.problem or copy.file_offset is None:
+        return False
+    return copy.contiguous and copy.file_offset + copy.nbytes <= file_size and comparable(trainable.dtype, copy.dtype)
+
+
+def _compare(
+    trainable: Trainable,
+    copy: Tensor,
+    index: int,
+    big_endian: bool,
+    files: OpenFiles,
+    depth: Depth,
+    outcome: Mapping[str, _Tally],
+) -> None:
+    wide, narrow = item_size(trainable.dtype), item_size(copy.dtype)
+    types = (trainable.dtype, copy.dtype)
+    done = 0  # elements of the tensor before this range
+    for part, piece in zip(trainable.ranges, trainable.pieces, strict=True):
+        compared, differing = 0, {"nearest": 0, "truncate": 0}
+        for start, count in _windows(piece.elements, depth, trainable.name):
+            master = files.read(part.source, part.offset + start * wide, count * wide)
+            base = (copy.file_offset or 0) + (done + start) * narrow
+            module = files.read(index, base, count * narrow)
+            compared += count
+            if len(master) != count * wide or len(module) != count * narrow:
+                differing = {mode: total + count for mode, total in differing.items()}
+                continue
+            swaps = (part.swap, big_endian)
+            wrong = _count(master, module, types, swaps, "nearest", depth)
+            differing["nearest"] += wrong
+            if wrong and types[0] != types[1]:
+                wrong = _count(master, module, types, swaps, "truncate", depth)
+            differing["truncate"] += wrong
+        done += piece.elements
+        for mode, tally in outcome.items():
+            tally.elements += compared
+            if differing[mode]:
+                tally.differing.append(Fragment(trainable.name, piece.rank, compared, differing[mode]))
+
+
+def _count(
+    master: bytes, module: bytes, types: tuple[str, str], swaps: tuple[bool, bool], mode: Mode, depth: Depth
+) -> int:
+    counter = count_differences_fast if depth == "complete" else count_differences
+    return counter(master, module, types, swaps, mode)
+
+
+def _windows(count: int, depth: Depth, name: str) -> Iterator[tuple[int, int]]:
+    """(start, elements) to compare of a range: all of it in chunks, or its head, its tail and a place in between."""
+    if depth == "complete":
+        for start in range(0, count, _CHUNK):
+            yield start, min(_CHUNK, count - start)
+    elif count <= 3 * _WINDOW:
+        yield 0, count
+    else:
+        yield 0, _WINDOW
+        yield _WINDOW + zlib.crc32(name.encode("utf-8", "surrogatepass")) % (count - 3 * _WINDOW), _WINDOW
+        yield count - _WINDOW, _WINDOW
+
+
+def judge(agreement: Agreement, model: ModelState, paths: Mapping[int, str], depth: Depth) -> list[Problem]:
+    """The problems an outcome amounts to; `paths` gives the optimizer file of each rank."""
+    if depth == "none":
+        return []
+    how = "sampled " if depth == "sample" else ""
+    if not agreement.elements:
+        return [note("Z38", "the module holds no copy of the parameters to compare the master weights with")]
+    if not agreement.differing:
+        cut = ", truncated" if agreement.truncated else ""
+        text = f"{agreement.elements} {how}elements of {agreement.tensors} parameters equal the module{cut}"
+        return [note("Z38", text, file=model.path)]
+    wrong = [part for part in agreement.differing if part.differing > _TOLERATED * part.compared]
+    ranks = sorted({part.rank for part in wrong or agreement.differing})
+    first = (wrong or agreement.differing)[0]
+    names = len({part.name for part in agreement.differing})
+    message = (
+        f"{first.differing} of {first.compared} {how}elements of {printable(first.name)} on rank {first.rank} are not "
+        f"what the module holds ({names} of {agreement.tensors} parameters differ, on ranks "
+        f"{', '.join(str(rank) for rank in ranks[:8])}{' ...' if len(ranks) > 8 else ''})"
+    )
+    path = paths.get(first.rank)
+    if not wrong:
+        return [warn("Z38", message, file=path, rank=first.rank, tensor=first.name)]
+    remedy = (
+        "the optimizer shards and the module were saved at different steps: use another checkpoint, "
+        "or --force to write the optimizer's values"
+    )
+    return [refuse("Z38", message, file=path, rank=first.rank, tensor=first.name, remedy=remedy, forceable=True)]
+
+
+def range_of(part: Range) -> tuple[int, int, int]:
+    """A range as (file, offset, length)."""
+    return part.source, part.offset, part.length

@@ -1,0 +1,318 @@
+"""From a path to a proved plan: choose the tag, read every rank, lay the parameters out, prove it.
+
+:func:`plan_consolidation` writes nothing and reads no weights but the samples of the proof.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ckpt_inspect.artifacts.zero_files import TagFiles
+from ckpt_inspect.artifacts.zero_nodes import walk
+from ckpt_inspect.artifacts.zero_shards import ZeroShards, read_models, read_optimizers, trained_dtype
+from ckpt_inspect.artifacts.zero_states import ModelState, OptimizerState
+from ckpt_inspect.consolidate.adapters import is_adapter_only
+from ckpt_inspect.consolidate.addresses import Sources
+from ckpt_inspect.consolidate.agreement import Depth, compare_with_module, judge
+from ckpt_inspect.consolidate.files import (
+    check_kinds,
+    check_model_files,
+    check_ranks,
+    check_readable,
+    check_states,
+    choose_prefix,
+)
+from ckpt_inspect.consolidate.named import Named, collect_named
+from ckpt_inspect.consolidate.parts import Trainable, planned
+from ckpt_inspect.consolidate.plan import Plan, PlannedTensor
+from ckpt_inspect.consolidate.problems import Problem, note, refuse, settle, warn
+from ckpt_inspect.consolidate.proof import prove
+from ckpt_inspect.consolidate.reading import OpenFiles
+from ckpt_inspect.consolidate.select import Selection, select
+from ckpt_inspect.consolidate.stage0 import plan_stage0
+from ckpt_inspect.consolidate.steps import check_steps
+from ckpt_inspect.consolidate.tags import checkpoint_number
+from ckpt_inspect.consolidate.tails import nonzero_padding
+from ckpt_inspect.consolidate.zero3 import plan_zero3
+from ckpt_inspect.consolidate.zero12 import plan_zero12
+from ckpt_inspect.errors import UsageError
+from ckpt_inspect.knowledge import load
+from ckpt_inspect.printable import printable
+
+DTYPES: Mapping[str, str] = {
+    "float32": "F32",
+    "fp32": "F32",
+    "bfloat16": "BF16",
+    "bf16": "BF16",
+    "float16": "F16",
+    "fp16": "F16",
+}
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A plan in the making."""
+
+    selection: Selection
+    target: str
+    sources: Sources = field(default_factory=Sources)
+    problems: list[Problem] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    trainables: list[Trainable] = field(default_factory=list)
+    named: Named = field(default_factory=Named)
+    arbitrated: bool = False
+
+    def settle(self, force: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Raise what refuses; else warnings and notes. Z34 waits until values arbitrated it (`_settle_slices`)."""
+        decided = self.problems if self.arbitrated else [p for p in self.problems if p.check != "Z34"]
+        return settle(decided, str(self.selection.tree.root), force=force)
+
+
+def plan_consolidation(
+    path: str | os.PathLike[str],
+    *,
+    tag: str | None = None,
+    exclude_frozen: bool = False,
+    only: Iterable[str] = (),
+    dtype: str = "float32",
+    depth: Depth = "sample",
+    force: bool = False,
+) -> Plan:
+    """How the checkpoint at `path` becomes one set of weights.
+
+    Args:
+        path: a run (its newest complete checkpoint is taken), a checkpoint, or a tag directory.
+        tag: the tag to use instead of the one `latest` names.
+        exclude_frozen: leave frozen parameters out.
+        only: shell patterns; only tensors whose name matches one are planned.
+        dtype: "float32", "bfloat16" or "float16": what floating tensors are written as; integers stay.
+        depth: how much of the master weights to compare with the 16-bit module: "none", "sample" or "complete".
+        force: turn refusals that leave the bytes in doubt into warnings.
+
+    Raises:
+        ConsolidationError: nothing can be written; the subclass says what is wrong (:mod:`.problems`).
+        UnreadableError: the path cannot be read.
+    """
+    target = DTYPES.get(dtype.removeprefix("torch.").lower())
+    if target is None:
+        raise UsageError(f"unknown dtype {printable(dtype, 40)}", remedy=f"use one of {', '.join(DTYPES)}")
+    selection = select(path, tag)
+    draft = _Draft(selection, target, problems=list(selection.problems))
+    if selection.universal:
+        from ckpt_inspect.consolidate.universal import plan_universal
+
+        plan = plan_universal(draft)
+    else:
+        plan = _plan_zero(draft, exclude_frozen, depth, force)
+    plan = _narrow(plan, tuple(only))
+    draft.problems += prove(plan.tensors, plan.sources)
+    draft.arbitrated = True
+    warnings, notes = draft.settle(force)
+    facts = {"dtype": target, "said": list(selection.said), "notes": list(notes), **draft.facts}
+    return replace(plan, warnings=(*selection.said, *warnings), facts=facts)
+
+
+def _plan_zero(draft: _Draft, exclude_frozen: bool, depth: Depth, force: bool) -> Plan:
+    selection = draft.selection
+    tree = selection.tree
+    draft.problems += check_kinds(selection.files)
+    draft.settle(force)
+    models, broken = read_models(tree, selection.files.model)
+    files, found = choose_prefix(selection.files, models[0] if models else None)
+    optimizers, broken_optimizers = read_optimizers(tree, files.optimizer)
+    draft.problems += check_readable(ZeroShards(tuple(models), tuple(optimizers), (*broken, *broken_optimizers)))
+    draft.problems += found
+    draft.settle(force)
+    draft.sources.add_files(files.model)
+    draft.sources.add_files(files.optimizer)
+    if not optimizers:
+        return _without_optimizers(draft, files, models, depth, force)
+    states, found = check_ranks(files, optimizers)
+    draft.problems += found
+    draft.settle(force)
+    partitioned = states[0].layout == "zero3" or files.partitioned_model
+    use_frozen = not exclude_frozen
+    usable, found = check_model_files(files, models, len(states), partitioned=partitioned, frozen=use_frozen)
+    draft.problems += found
+    draft.settle(force)
+    model = usable[0]
+    draft.problems += check_states(model, states, len(states))
+    draft.settle(force)
+    _lay_out(draft, model, states)
+    draft.named = collect_named(
+        usable,
+        [trainable.name for trainable in draft.trainables],
+        draft.sources,
+        partitioned=partitioned,
+        target=draft.target,
+        exclude_frozen=exclude_frozen,
+    )
+    draft.problems += draft.named.problems
+    draft.settle(force)
+    _prove_values(draft, model, states, depth)
+    stage = states[0].stage if states[0].stage is not None else _config_stage(model)
+    layout = {"zero3": "zero3", "bf16_optimizer": "bf16_optimizer"}.get(str(states[0].layout), f"zero{stage}")
+    return _finish(draft, layout, stage, len(states), model)
+
+
+def _lay_out(draft: _Draft, model: ModelState, states: Sequence[OptimizerState]) -> None:
+    if states[0].layout == "zero3":
+        directory = draft.selection.directory
+        prefix = f"{directory}/" if directory else ""
+        swaps = {
+            entry.path[len(prefix) :]: entry
+            for entry in draft.selection.tree.entries()
+            if entry.kind == "file" and entry.path.startswith(f"{prefix}{load('deepspeed_eras')['nvme']['directory']}/")
+        }
+        draft.trainables, found, facts = plan_zero3(model, states, draft.sources, swaps)
+    else:
+        draft.trainables, found, facts = plan_zero12(model, states, draft.sources)
+    draft.problems += found
+    draft.facts.update(facts)
+
+
+def _prove_values(draft: _Draft, model: ModelState, states: Sequence[OptimizerState], depth: Depth) -> None:
+    """Z34, Z36, Z38, Z39: the checks that read a few bytes of weights."""
+    listed = draft.sources.files()
+    indexes = {file.path: number for number, file in enumerate(listed)}
+    with OpenFiles(draft.selection.tree, listed) as files:
+        found, facts = check_steps(model, states, indexes, files)
+        draft.problems += found
+        draft.facts.update(facts)
+        draft.problems += nonzero_padding(draft.trainables, states, indexes, files)
+        if states[0].layout == "zero3":
+            return
+        agreement = compare_with_module(draft.trainables, model, listed, files, depth)
+    paths = {number: state.path for number, state in enumerate(states)}
+    draft.problems += judge(agreement, model, paths, depth)
+    draft.facts["compared"] = {
+        "tensors": agreement.tensors,
+        "elements": agreement.elements,
+        "differing_fragments": len(agreement.differing),
+        "depth": depth,
+    }
+    _settle_slices(draft, model, passed=agreement.passed)
+
+
+def _settle_slices(draft: _Draft, model: ModelState, *, passed: bool) -> None:
+    """Z34 is a hint: values that agree with the module decide, then a configuration known to record wrong addresses."""
+    round_robin = walk(model.config, "zero_optimization", "round_robin_gradients") is True
+    for index, problem in enumerate(draft.problems):
+        if problem.check != "Z34" or problem.level != "error":
+            continue
+        if passed:
+            why = "the values agree with the module, so the addresses are wrong (ds_to_universal would follow them)"
+            draft.problems[index] = note("Z34", f"{problem.message}; {why}", file=problem.file)
+        elif round_robin:
+            why = "round_robin_gradients makes DeepSpeed record wrong addresses"
+            draft.problems[index] = warn("Z34", f"{problem.message}; {why}", file=problem.file)
+
+
+def _without_optimizers(
+    draft: _Draft, files: TagFiles, models: Sequence[ModelState], depth: Depth, force: bool
+) -> Plan:
+    """A tag without optimizer shards: stage 0, or a ZeRO checkpoint that lost them all."""
+    if not models:
+        raise refuse("Z01", "holds neither model nor optimizer files").exception(draft.selection.where)
+    model = models[0]
+    world = model.dp_world_size or 1
+    if model.shapes is not None or files.partitioned_model:
+        message = f"none of the {world} optimizer files is here, and they hold the float32 weights"
+        remedy = "copy the *_optim_states.pt files of every rank into the tag directory"
+        if not files.partitioned_model:
+            remedy += "; the 16-bit weights in mp_rank_00_model_states.pt are whole"
+        draft.problems.append(refuse("Z10", message, file=draft.selection.directory or None, rank=0, remedy=remedy))
+    if model.module is None:
+        message = "the model file holds no module"
+        draft.problems.append(refuse("Z15" if "module" in model.keys else "key", message, file=model.path))
+    draft.problems += _single_model(model)
+    draft.settle(force)
+    with OpenFiles(draft.selection.tree, draft.sources.files()) as opened:
+        draft.trainables, found, facts = plan_stage0(model, draft.sources, opened)
+        draft.problems += found
+        draft.facts.update(facts)
+        agreement = compare_with_module(draft.trainables, model, draft.sources.files(), opened, depth)
+    if depth == "complete" and draft.trainables:
+        draft.problems += judge(agreement, model, {0: model.path}, depth)
+    draft.named = collect_named(
+        [model],
+        [trainable.name for trainable in draft.trainables],
+        draft.sources,
+        partitioned=False,
+        target=draft.target,
+        exclude_frozen=False,
+        expected_in_module=True,
+    )
+    draft.problems += draft.named.problems
+    return _finish(draft, "stage0", 0, world, model)
+
+
+def _single_model(model: ModelState) -> list[Problem]:
+    from ckpt_inspect.consolidate.files import check_degrees
+
+    return check_degrees(model)
+
+
+def _config_stage(model: ModelState) -> int | None:
+    stage = walk(model.config, "zero_optimization", "stage")
+    return stage if isinstance(stage, int) and not isinstance(stage, bool) else None
+
+
+def _finish(draft: _Draft, layout: str, stage: int | None, world: int, model: ModelState) -> Plan:
+    """Put buffers, frozen, trainable and module tensors in DeepSpeed's order; an alias replaces a tensor of its name."""
+    named = draft.named
+    trainable = [
+        planned(item.name, item.shape, item.dtype, item.ranges, "master", draft.target) for item in draft.trainables
+    ]
+    tensors: list[PlannedTensor] = [*named.before, *trainable, *named.after]
+    names = {tensor.name for tensor in tensors}
+    aliases = {alias: owner for alias, owner in named.aliases.items() if owner in names and owner not in named.aliases}
+    tensors = [tensor for tensor in tensors if tensor.name not in aliases]
+    selection = draft.selection
+    number = checkpoint_number(selection.home or str(selection.tree.root.resolve()))
+    if number is not None and model.global_steps is not None and number != model.global_steps:
+        message = f"the directory is called checkpoint-{number}, DeepSpeed counted {model.global_steps} steps"
+        draft.problems.append(note("Z07", message, file=model.path))
+    adapter = is_adapter_only(tensors, named.before)
+    if adapter:
+        draft.problems.append(note("Z42", "only adapter weights are in the checkpoint: the base model was not saved"))
+    draft.facts.update(
+        model_dtype=trained_dtype(model.config),
+        ds_version=model.ds_version,
+        global_steps=model.global_steps,
+        skipped_steps=model.skipped_steps,
+    )
+    return Plan(
+        layout=layout,
+        stage=stage,
+        world_size=world,
+        tag=selection.tag or None,
+        root=str(selection.tree.root.resolve()),
+        checkpoint=selection.where,
+        sources=draft.sources.files(),
+        tensors=tuple(tensors),
+        aliases=aliases,
+        adapter_only=adapter,
+    )
+
+
+def _narrow(plan: Plan, patterns: Sequence[str]) -> Plan:
+    """Keep tensors whose name, or the name of an alias of theirs, matches a pattern."""
+    if not patterns:
+        return plan
+
+    def wanted(name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    owners = {owner for alias, owner in plan.aliases.items() if wanted(alias)}
+    kept = tuple(tensor for tensor in plan.tensors if wanted(tensor.name) or tensor.name in owners)
+    if not kept:
+        shown = ", ".join(printable(pattern, 40) for pattern in patterns[:3])
+        raise UsageError(f"no tensor matches {shown}", where=plan.checkpoint)
+    names = {tensor.name for tensor in kept}
+    aliases = {alias: owner for alias, owner in plan.aliases.items() if owner in names}
+    return replace(plan, tensors=kept, aliases=aliases)
