@@ -12,12 +12,12 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
+from ckpt_inspect.formats.collector import collector_paused
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.formats.fault_log import FaultLog
-from ckpt_inspect.formats.json_structure import closable_prefixes, measure
+from ckpt_inspect.formats.json_structure import closable_prefixes, lone_surrogates, measure
 from ckpt_inspect.storage import ByteSource
 
 MAX_BYTES = 64 << 20
@@ -27,12 +27,10 @@ MAX_LINE = 16 << 20
 MAX_ASTRAL = 48 << 20  # bytes of a text with one character beyond U+FFFF: each then takes four bytes
 _BLOCK = 1 << 20
 _ENOUGH = 1000  # faults of one kind in one pass; nobody reads more
-_MOST_ESCAPES = 1 << 20
 _INT_DIGITS = 19  # of the largest 64-bit integer
 _LARGEST_DIGITS = 4000  # `int` itself refuses 4,301 (sys.int_info.default_max_str_digits)
 
 _NONFINITE = re.compile(rb"(?<![\w\"])(?:NaN|-?Infinity)(?!\w)")
-_SURROGATE = re.compile(rb"(\\+)u([dD][89a-fA-F][0-9a-fA-F]{2})")
 _NUMBER_SHAPE = bytes(48 if byte in b"0123456789" else 101 if byte in b"eE" else 32 for byte in range(256))
 _BELOW_ASTRAL = bytes(range(0xF0))
 _LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
@@ -103,7 +101,8 @@ def parse_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonDocument:
         )
         return JsonDocument(None, log.sealed(), complete=False)
     reader = _Reader(log, watch_floats=bool(log) or _may_overflow(data))
-    value, complete = reader.document(text)
+    with collector_paused():
+        value, complete = reader.document(text)
     reader.report(data)
     return JsonDocument(value, log.sealed(), complete)
 
@@ -330,33 +329,9 @@ def _text(data: bytes, log: FaultLog) -> str | None:
         else:
             log.add("json-utf8", f"is not {encoding.upper()}: {error.reason}", offset=error.start)
             text = data.decode(encoding, "replace")
-    if b"\\u" in data and (b"\\ud" in data or b"\\uD" in data):
-        _surrogates(data, log)
-    return text
-
-
-def _surrogates(data: bytes, log: FaultLog) -> None:
-    """Fault every escaped half of a surrogate pair that stands alone; Python keeps it, and printing it raises."""
-    high_end = -1
-    alone: list[int] = []
-    for match in islice(_SURROGATE.finditer(data), _MOST_ESCAPES):
-        if len(match[1]) % 2 == 0:  # the backslash before the u is itself escaped
-            continue
-        if len(alone) > _ENOUGH:
-            break
-        low = match[2][1] in b"cdefCDEF"
-        if low and high_end == match.start():
-            high_end = -1
-            continue
-        if high_end >= 0:
-            alone.append(high_end - 6)
-        high_end = -1 if low else match.end()
-        if low:
-            alone.append(match.end() - 6)
-    if high_end >= 0:
-        alone.append(high_end - 6)
-    for offset in alone:
+    for offset in lone_surrogates(data):
         log.add("json-surrogate", "half of a surrogate pair", offset=offset)
+    return text
 
 
 def _cut_short(text: str, error: json.JSONDecodeError) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from array import array
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 
 _STRUCTURE = b'[]{}",'
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in _STRUCTURE)
@@ -21,6 +21,9 @@ _CHUNK = 1 << 20
 _NEXT_BRACKET = re.compile(r'(?:"(?:[^"\\]+|\\.)*+"|[^"\[\]{}]+)*+([\[\]{}])', re.DOTALL)
 _LAST_COMMA = re.compile(r'(?:(?:"(?:[^"\\]+|\\.)*+"|[^",]+)*+,)*+', re.DOTALL)
 _UNFINISHED_NUMBER = re.compile(r"[-+.0-9eE]+\Z")
+_SURROGATE = re.compile(rb"(\\+)u([dD][89a-fA-F][0-9a-fA-F]{2})")
+_MOST_ESCAPES = 1 << 20
+_MOST_ALONE = 1000  # nobody reads more
 _CLOSER = {"[": "]", "{": "}"}
 
 
@@ -98,6 +101,34 @@ def closable_prefixes(text: str, end: int) -> tuple[str, ...]:
     if not last or (end >= len(text) and _UNFINISHED_NUMBER.search(last)):
         return (without,)
     return (_close(text[:end], opened), without)
+
+
+def lone_surrogates(data: bytes) -> list[int]:
+    """Offsets of escaped halves of a surrogate pair that stand alone: Python keeps them, strict readers refuse.
+
+    The first 1,000, among the first million escapes of surrogates.
+    """
+    alone: list[int] = []
+    if b"\\ud" not in data and b"\\uD" not in data:
+        return alone
+    high_end = -1
+    for match in islice(_SURROGATE.finditer(data), _MOST_ESCAPES):
+        if len(match[1]) % 2 == 0:  # the backslash before the u is itself escaped
+            continue
+        if len(alone) >= _MOST_ALONE:
+            return alone
+        low = match[2][1] in b"cdefCDEF"
+        if low and high_end == match.start():
+            high_end = -1
+            continue
+        if high_end >= 0:
+            alone.append(high_end - 6)
+        high_end = -1 if low else match.end()
+        if low:
+            alone.append(match.end() - 6)
+    if high_end >= 0:
+        alone.append(high_end - 6)
+    return alone
 
 
 def _close(text: str, opened: list[tuple[str, int]]) -> str:
