@@ -74,7 +74,10 @@ class fact(Generic[T]):  # noqa: N801  # used as a decorator, like property
             return self
         memo = instance.memo
         if self._name not in memo:
-            memo[self._name] = self._function(instance)
+            try:
+                memo[self._name] = self._function(instance)
+            except ImportError:
+                memo[self._name] = None
         value: T = memo[self._name]
         return value
 

@@ -1,0 +1,100 @@
+"""The checkpoints table of the `show` document: one row for each saved state, oldest first."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from ckpt_inspect.artifacts.trainer_state import TrainerState
+from ckpt_inspect.explain.answer import plain
+from ckpt_inspect.run import Checkpoint, Run
+
+Json = dict[str, Any]
+
+
+def checkpoint_rows(run: Run) -> list[Json]:
+    """Every saved state with its step, size, losses, what is missing and its ZeRO facts."""
+    judged = _resume(run)
+    metric = _metric(run)
+    rows = []
+    for checkpoint in run.checkpoints:
+        verdict = judged.get(checkpoint.path)
+        rows.append(
+            {
+                "step": checkpoint.step,
+                "path": checkpoint.path or ".",
+                "bytes": checkpoint.bytes,
+                "loss": plain(_loss(run, checkpoint)),
+                "eval": plain(_eval(run, checkpoint, metric)),
+                "complete": verdict.complete if verdict else False,
+                "resume": verdict.verdict if verdict else "unknown",
+                "reasons": list(verdict.reasons) if verdict else [],
+                "zero": zero_facts(checkpoint),
+                "form": checkpoint.form,
+                "ranks": verdict.ranks if verdict else None,
+            }
+        )
+    return rows
+
+
+def zero_facts(checkpoint: Checkpoint) -> Json | None:
+    """The DeepSpeed tag of a checkpoint; None where it has none."""
+    tag = checkpoint.tag
+    zero = checkpoint.zero if tag is not None else None
+    if tag is None or zero is None:
+        return None
+    name = tag if checkpoint.form == "tag" else tag[len(checkpoint.path) :].lstrip("/")
+    return {
+        "stage": zero.stage,
+        "world_size": zero.world_size,
+        "model_parallel": zero.model_parallel,
+        "tag": name or checkpoint.tree.root.resolve().name,
+        "dtype": zero.dtype,
+        "parameters": zero.parameters,
+        "deepspeed_version": zero.ds_version,
+    }
+
+
+def _resume(run: Run) -> dict[str, Any]:
+    try:
+        explain = import_module("ckpt_inspect.explain.resume").explain_resume
+        answer = explain(run)
+    except ImportError:
+        return {}
+    return {item.path: item for item in answer.checkpoints} if answer is not None else {}
+
+
+def _logs(run: Run, checkpoint: Checkpoint) -> list[TrainerState]:
+    """The logs that may hold the checkpoint's values: its own, then the run's newest (which may go further)."""
+    own = checkpoint.trainer_state
+    newest = run.newest_trainer_state
+    return [state for state in (own, newest[0] if newest else None) if state is not None]
+
+
+def _loss(run: Run, checkpoint: Checkpoint) -> float | None:
+    """The training loss logged at the checkpoint's step, else the last one logged before it."""
+    step = checkpoint.step
+    for state in _logs(run, checkpoint):
+        logged = [entry for entry in state.train if entry.step is not None and (step is None or entry.step <= step)]
+        if logged:
+            value = logged[-1].values.get("loss")
+            return float(value) if isinstance(value, int | float) else None
+    return None
+
+
+def _eval(run: Run, checkpoint: Checkpoint, metric: str) -> float | None:
+    """The evaluation made at the checkpoint's step; None where there was none."""
+    step = checkpoint.step
+    for state in _logs(run, checkpoint):
+        for entry in reversed(state.evals):
+            if entry.step == step and isinstance(entry.values.get(metric), int | float):
+                return float(entry.values[metric])
+    return None
+
+
+def _metric(run: Run) -> str:
+    """The metric the run chose its best checkpoint by, else eval_loss."""
+    from ckpt_inspect.report.show_facts import best_facts
+
+    best = best_facts(run)
+    return (best["metric"] if best else None) or "eval_loss"

@@ -1,0 +1,164 @@
+"""The sections of the `show` document that are facts as the files state them: progress, best checkpoint, model, adapter."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from ckpt_inspect.explain.answer import plain
+from ckpt_inspect.run import Run, StateDirectory
+
+Json = dict[str, Any]
+
+
+def progress(run: Run) -> Json | None:
+    """How far training got. `finished` is None where no file tells how far it was to go."""
+    newest = run.newest_trainer_state
+    if newest is not None:
+        state = newest[0]
+        finished: bool | None = None
+        if state.summary is not None:
+            finished = True
+        elif state.global_step is not None and state.max_steps:
+            finished = state.global_step >= state.max_steps
+        return _progress(state.global_step, state.max_steps, state.epoch, state.num_train_epochs, finished)
+    if run.trainer_log is not None and run.trainer_log.rows:
+        row = run.trainer_log.rows[-1]
+        current, total = row.current_steps, row.total_steps
+        done = current >= total if current is not None and total else None
+        return _progress(current, total, row.values.get("epoch"), None, done)
+    steps = [zero.global_steps for item in run.checkpoints[-1:] if (zero := item.zero) is not None]
+    return _progress(steps[0], None, None, None, None) if steps and steps[0] is not None else None
+
+
+def _progress(step: Any, most: Any, epoch: Any, epochs: Any, finished: bool | None) -> Json:
+    return {
+        "global_step": step,
+        "max_steps": most,
+        "epoch": plain(epoch),
+        "num_train_epochs": epochs,
+        "finished": finished,
+    }
+
+
+def loss_facts(run: Run) -> Json | None:
+    """First, final and lowest logged loss."""
+    newest = run.newest_trainer_state
+    if newest is None:
+        return None
+    state = newest[0]
+    points = {"first": state.first_loss, "final": state.final_loss, "minimum": state.minimum_loss}
+    return {**{key: plain(point) for key, point in points.items()}, "average": None}
+
+
+def best_facts(run: Run) -> Json | None:
+    """The best checkpoint as trainer_state.json names it, and whether it is here."""
+    newest = run.newest_trainer_state
+    if newest is None or newest[0].best_metric is None:
+        return None
+    state = newest[0]
+    recorded = (state.best_model_checkpoint or "").replace("\\", "/").rstrip("/").rpartition("/")[2] or None
+    here = next((item.path or "." for item in run.checkpoints if recorded and item.name == recorded), None)
+    step = state.best_global_step
+    if step is None and recorded:
+        match = re.fullmatch(r"checkpoint-(\d{1,18})", recorded)
+        step = int(match.group(1)) if match else None
+    return {
+        "metric": _best_metric_name(run, step, state.best_metric),
+        "value": plain(state.best_metric),
+        "step": step,
+        "checkpoint": here or recorded,
+        "exists": here is not None,
+    }
+
+
+def _best_metric_name(run: Run, step: int | None, value: float) -> str | None:
+    """The metric by training_args.bin, else the eval value logged at that step that is the best value."""
+    for state in states_newest_first(run):
+        if state.training_args is not None:
+            name = state.training_args.arguments.get("metric_for_best_model")
+            if isinstance(name, str) and name:
+                return name if name.startswith("eval_") else f"eval_{name}"
+    newest = run.newest_trainer_state
+    for entry in newest[0].evals if newest else ():
+        if step is None or entry.step == step:
+            for key, logged in entry.values.items():
+                if key.startswith("eval_") and logged == value:
+                    return key
+    return None
+
+
+def states_newest_first(run: Run) -> Iterator[StateDirectory]:
+    """The root, then the checkpoints from the highest down: where to look for what a run last wrote."""
+    yield run
+    for checkpoint in reversed(run.checkpoints):
+        if checkpoint.path:
+            yield checkpoint
+
+
+def adapter_state(run: Run) -> StateDirectory | None:
+    """The state whose adapter stands for the run: the root's, else the newest checkpoint's."""
+    return next((state for state in states_newest_first(run) if state.has("adapter_config", "adapter_weights")), None)
+
+
+def adapter_facts(run: Run) -> Json | None:
+    """The adapter as its configuration and its weights' header state it."""
+    state = adapter_state(run)
+    if state is None:
+        return None
+    config, weights = state.adapter_config, state.adapter_weights
+    tensors = weights.tensors if weights is not None else ()
+    files = [artifact for artifact in state.artifacts if artifact.kind == "adapter_weights"]
+    return {
+        "peft_type": config.peft_type if config else None,
+        "base_model": config.base_model if config else None,
+        "rank": config.r if config else None,
+        "alpha": plain(config.alpha) if config else None,
+        "scaling": None,
+        "target_modules": plain(config.target_modules) if config else None,
+        "trainable_parameters": None,
+        "dtypes": sorted(Counter(tensor.dtype for tensor in tensors)) if tensors else None,
+        "bytes": sum(artifact.bytes for artifact in files if artifact.parent == state.path) or None,
+    }
+
+
+def evaluation_facts(run: Run) -> Json | None:
+    """The metrics of the last evaluation, by file or by log."""
+    results = run.results
+    metrics: Json = {}
+    for split in ("eval", "predict", "test", "all"):
+        if split in results:
+            metrics.update(
+                {key: value for key, value in results[split].values.items() if "eval_" in key or "predict_" in key}
+            )
+    newest = run.newest_trainer_state
+    if not metrics and newest is not None and newest[0].evals:
+        metrics = {key: value for key, value in newest[0].evals[-1].values.items() if key.startswith("eval_")}
+    return {"kind": "other" if metrics else "none", "generated": None, "metrics": plain(metrics), "explanation": ""}
+
+
+def model_facts(run: Run) -> Json | None:
+    """What the model is, by its config, and what its weight files hold, by their headers."""
+    state = next((state for state in states_newest_first(run) if state.has("model_config")), None)
+    config = state.model_config if state is not None else None
+    holder = next((state for state in states_newest_first(run) if _has_weights(state)), None)
+    weights = holder.weights if holder is not None else None
+    if config is None and weights is None:
+        return None
+    return {
+        "architectures": list(config.architectures) if config and config.architectures else None,
+        "model_type": config.model_type if config else None,
+        "vocab_size": config.vocab_size if config else None,
+        "dtype": config.dtype if config else None,
+        "parameters": sum(tensor.numel for tensor in weights.tensors) if weights else None,
+        "dtypes": sorted({tensor.dtype for tensor in weights.tensors}) if weights else None,
+        "weights_in": (holder.path or ".") if holder is not None and weights is not None else None,
+    }
+
+
+def _has_weights(state: StateDirectory) -> bool:
+    return state.has(
+        "model_weights", "model_weights_index", "pytorch_weights", "pytorch_weights_index", "fsdp_full_weights"
+    )

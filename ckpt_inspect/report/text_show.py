@@ -1,0 +1,292 @@
+"""The `show` document as one screen of text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ckpt_inspect.printable import printable
+from ckpt_inspect.report.numbers import counted, listed, loss, number, short_count, size
+from ckpt_inspect.report.screen import Piece, Screen, Span
+from ckpt_inspect.report.text_checkpoints import checkpoint_table
+from ckpt_inspect.report.text_files import file_groups, file_list
+
+Json = dict[str, Any]
+
+
+def show_text(document: Json, *, width: int = 80, color: bool = False, files: bool = False) -> str:
+    """The document in at most a screen of lines; with `files`, every file and its purpose instead of groups."""
+    screen = Screen(width, color=color)
+    _headline(screen, document)
+    _fields(screen, document)
+    if document["checkpoints"] and not (len(document["checkpoints"]) == 1 and document["kind"] == "file"):
+        checkpoint_table(screen, document)
+    if document["nested"]:
+        _nested(screen, document)
+    if files:
+        file_list(screen, document)
+    else:
+        file_groups(screen, document)
+    _problems(screen, document)
+    _closing(screen, document)
+    return str(screen)
+
+
+def _headline(screen: Screen, document: Json) -> None:
+    name = printable(document["path"].rstrip("/").rpartition("/")[2] or document["path"], 200)
+    screen.line(Span(name, "bold"), f": {what_it_is(document)}")
+    artifacts = document["artifacts"]
+    total = sum(row["bytes"] for row in artifacts)
+    pieces = [f"{counted(len(artifacts), 'file')}, {size(total)}"]
+    if document["producers"]:
+        names = [
+            printable(f"{row['name']} {row['version']}" if row["version"] else row["name"], 60)
+            for row in document["producers"]
+        ]
+        pieces.insert(0, "Written by " + ", ".join(names))
+    if document["hub"]:
+        hub = document["hub"]
+        pieces.append(printable(f"Hugging Face cache of {hub['repo_id']} at {(hub['revision'] or '?')[:12]}"))
+    screen.line(Span(". ".join(pieces) + ".", "dim"))
+    screen.blank()
+
+
+def what_it_is(document: Json) -> str:
+    """What the path holds, in a few words."""
+    kind, adapter, model = document["kind"], document["adapter"], document["model"]
+    zero = next((row["zero"] for row in reversed(document["checkpoints"]) if row["zero"]), None)
+    method = printable(adapter["peft_type"], 40) if adapter and adapter["peft_type"] else None
+    architecture = printable(model["architectures"][0], 60) if model and model["architectures"] else None
+    if kind == "file":
+        row = document["artifacts"][0]
+        return f"{row['kind'].replace('_', ' ')}. {row['purpose']}"
+    if kind == "zero":
+        return f"DeepSpeed {_stage(zero)}checkpoint{_ranks(zero)}"
+    if kind == "adapter":
+        return f"{method or 'PEFT'} adapter" + _base(adapter)
+    if kind == "model":
+        return f"{architecture or 'model'} weights" if _has_weights(document) else f"{architecture or 'model'} files"
+    if kind == "run" and document["nested"] and not document["checkpoints"] and not document["progress"]:
+        return f"a directory of {counted(len(document['nested']), 'training output')}"
+    if not document["artifacts"]:
+        return "an empty directory"
+    if kind == "run" and not document["producers"] and not document["progress"]:
+        return "no training output recognised"
+    what = "checkpoint" if kind == "checkpoint" else "training run"
+    subject = f"{method} " if method else f"{architecture} " if architecture else ""
+    shards = f", {_stage(zero).strip()}{_ranks(zero)}" if zero and _stage(zero) else ""
+    return f"{subject}{what}{shards}" + (_base(adapter) if method else "")
+
+
+def _stage(zero: Json | None) -> str:
+    return f"ZeRO stage {zero['stage']} " if zero and zero["stage"] is not None else ""
+
+
+def _ranks(zero: Json | None) -> str:
+    return f" of {counted(zero['world_size'], 'rank')}" if zero and zero["world_size"] else ""
+
+
+def _base(adapter: Json | None) -> str:
+    return f" for {printable(adapter['base_model'], 80)}" if adapter and adapter["base_model"] else ""
+
+
+def _has_weights(document: Json) -> bool:
+    return any(row["group"] == "weights" for row in document["artifacts"])
+
+
+def _fields(screen: Screen, document: Json) -> None:
+    for label, pieces in (
+        ("Model", _model(document)),
+        ("Training", _training(document)),
+        ("Loss", _loss(document)),
+        ("Evaluation", _evaluation(document)),
+        ("Best", _best(document)),
+        ("Rate", _rate(document)),
+        ("Batches", _batches(document)),
+        ("Adapter", _adapter(document)),
+        ("New tokens", _new_tokens(document)),
+    ):
+        if pieces:
+            screen.field(label, *pieces)
+
+
+def _model(document: Json) -> list[Piece]:
+    model = document["model"]
+    if not model or document["adapter"] or not (model["architectures"] or model["parameters"]):
+        return []
+    parts = []
+    if model["architectures"]:
+        parts.append(printable(", ".join(model["architectures"]), 120))
+    if model["parameters"]:
+        dtypes = f" {'/'.join(model['dtypes'])}" if model["dtypes"] else ""
+        parts.append(f"{short_count(model['parameters'])} parameters{dtypes}")
+    if model["vocab_size"]:
+        parts.append(f"vocabulary {model['vocab_size']:,}")
+    return [", ".join(parts)]
+
+
+def _training(document: Json) -> list[Piece]:
+    progress = document["progress"]
+    if not progress or progress["global_step"] is None:
+        return []
+    step, most = progress["global_step"], progress["max_steps"]
+    done = f"step {step:,}" + (f" of {most:,}" if most else "")
+    epochs = f", {number(progress['epoch'], 3)} epochs" if progress["epoch"] else ""
+    if progress["finished"] is None:
+        return [f"{done}{epochs}"]
+    if progress["finished"] and most and step < most:
+        return [Span("ended early", "warn"), f" at {done}{epochs}"]
+    state = Span("finished", "good") if progress["finished"] else Span("not finished", "warn")
+    return [state, f" at {done}{epochs}"]
+
+
+def _loss(document: Json) -> list[Piece]:
+    answer = document["loss"]
+    if not answer:
+        return []
+    first, final, minimum, average = (answer[key] for key in ("first", "final", "minimum", "average"))
+    pieces: list[Piece] = []
+    if first and final:
+        pieces.append(f"{loss(first['value'])} at step {first['step']} to ")
+        pieces += [Span(loss(final["value"]), "bold"), f" at step {final['step']}"]
+        if minimum and minimum["step"] != final["step"]:
+            pieces.append(f", lowest {loss(minimum['value'])} at step {minimum['step']}")
+        pieces.append(". ")
+    if average and average["reported"] is not None:
+        pieces.append(f"train_loss {loss(average['reported'])}")
+        pieces.append(f": {average['explanation']}" if average["explanation"] else ".")
+    return pieces
+
+
+def _evaluation(document: Json) -> list[Piece]:
+    answer = document["evaluation"]
+    if not answer or (answer["kind"] == "none" and not answer["metrics"]):
+        return []
+    skipped = ("runtime", "per_second", "samples", "preparation_time", "epoch", "step", "flos")
+    names = [name for name in answer["metrics"] if not any(part in name for part in skipped)]
+    values = [f"{printable(name, 60)} {loss(answer['metrics'][name])}" for name in names]
+    return [listed(values, 6) + "."] if values else []
+
+
+def _best(document: Json) -> list[Piece]:
+    best = document["best"]
+    if not best:
+        return []
+    where = printable(best["checkpoint"] or "no checkpoint", 120)
+    step = f" at step {best['step']:,}" if best["step"] is not None else ""
+    gone: list[Piece] = [] if best["exists"] else [", ", Span("not here any more", "warn")]
+    metric = printable(best["metric"] or "metric", 60)
+    return [f"{metric} {loss(best['value'])}{step}: ", Span(where, "accent"), *gone]
+
+
+def _rate(document: Json) -> list[Piece]:
+    answer = document["learning_rate"]
+    if not answer:
+        return []
+    parts = [printable(answer["scheduler"] or "unknown schedule", 60)]
+    if answer["warmup_steps"]:
+        parts.append(f"{number(answer['warmup_steps'])} warm-up steps")
+    if answer["peak"] is not None:
+        parts.append(f"peak {number(answer['peak'], 3)}")
+    if answer["final"] is not None:
+        parts.append(f"last {number(answer['final'], 3)}")
+    text = ", ".join(parts)
+    if answer["verdict"] == "matches":
+        return [f"{text}; the log follows it."]
+    if answer["verdict"] == "differs":
+        return [f"{text}; ", Span("the log does not follow it", "warn"), "."]
+    return [f"{text}."]
+
+
+def _batches(document: Json) -> list[Piece]:
+    answer = document["batches"]
+    if not answer:
+        return []
+    factors = [
+        (answer["per_device"], "per device"),
+        (answer["gradient_accumulation"], "accumulated"),
+        (answer["world_size"], "process" if answer["world_size"] == 1 else "processes"),
+    ]
+    known = [f"{value} {what}" for value, what in factors if value is not None]
+    text = " x ".join(known)
+    if answer["global_batch"]:
+        text = f"{answer['global_batch']} rows per step" + (f" ({text})" if text else "")
+    if answer["steps_per_epoch"]:
+        text += f", {number(answer['steps_per_epoch'])} steps per epoch"
+    rows = answer["dataset_rows"]
+    if rows:
+        low, high = rows[0], rows[-1]
+        text += f", {low:,} rows" if low == high else f", {low:,} to {high:,} rows"
+    return [f"{text}."]
+
+
+def _adapter(document: Json) -> list[Piece]:
+    adapter = document["adapter"]
+    if not adapter:
+        return []
+    parts = [printable(adapter["peft_type"] or "unknown method", 40)]
+    if adapter["rank"] is not None:
+        parts[0] += f" rank {adapter['rank']}"
+    if adapter["alpha"] is not None:
+        scaling = f" (scaling {number(adapter['scaling'], 3)})" if adapter["scaling"] is not None else ""
+        parts[0] += f", alpha {number(adapter['alpha'])}{scaling}"
+    targets = adapter["target_modules"]
+    if targets:
+        shown = (
+            listed([printable(name, 60) for name in targets], 8) if isinstance(targets, list) else printable(targets)
+        )
+        parts[0] += f" on {shown}"
+    if adapter["trainable_parameters"]:
+        parts.append(f"{short_count(adapter['trainable_parameters'])} trained parameters")
+    if adapter["dtypes"]:
+        names = adapter["dtypes"] if isinstance(adapter["dtypes"], list) else list(adapter["dtypes"])
+        parts.append("/".join(printable(name, 20) for name in names))
+    if adapter["bytes"]:
+        parts.append(size(adapter["bytes"]))
+    return ["; ".join(parts) + "."]
+
+
+def _new_tokens(document: Json) -> list[Piece]:
+    answer = document["new_tokens"]
+    if not answer or answer["verdict"] == "none":
+        return []
+    good = answer["verdict"] == "trained"
+    return [Span(answer["verdict"].replace("_", " "), "good" if good else "warn"), f". {answer['explanation']}"]
+
+
+def _nested(screen: Screen, document: Json) -> None:
+    screen.heading("Below this directory")
+    most = 40
+    screen.table([[printable(row["path"], 200), row["kind"]] for row in document["nested"][:most]], head=False)
+    if len(document["nested"]) > most:
+        screen.line(f"and {len(document['nested']) - most} more (--json lists all)", indent=2)
+    screen.line("Name one of them to see it.", indent=2)
+
+
+def _problems(screen: Screen, document: Json) -> None:
+    rows = document["unreadable"]
+    if rows:
+        screen.heading("Could not be read")
+        for row in rows[:8]:
+            screen.line(
+                Span(printable(row["path"], 200), "bad"), f": {printable(row['message'], 200)}", indent=2, hang=4
+            )
+        if len(rows) > 8:
+            screen.line(f"and {len(rows) - 8} more", indent=2)
+    if document["truncated"]:
+        screen.blank()
+        screen.line(Span("There are more files than were listed.", "warn"))
+
+
+def _closing(screen: Screen, document: Json) -> None:
+    counts = document["findings"]
+    if counts is None:
+        return
+    screen.blank()
+    if not any(counts.values()):
+        screen.line("Findings: none.")
+        return
+    words: list[Piece] = ["Findings: "]
+    for key, noun, style in (("errors", "error", "bad"), ("warnings", "warning", "warn"), ("notes", "note", "")):
+        if counts[key]:
+            words += [", " if len(words) > 1 else "", Span(counted(counts[key], noun), style)]  # type: ignore[arg-type]
+    screen.line(*words, f". See them: ckpt-inspect check {printable(document['path'], 200)}")
