@@ -119,7 +119,7 @@ def curve_of(run: Run, *, metrics: Sequence[str] = (), x: str = "step") -> Curve
     merged, joins, replayed = merge(lines)
     available = available_metrics(merged)
     chosen = choose(metrics, available)
-    notes = _notes(merged, source, joins, replayed)
+    notes = _notes(run, merged, source, joins, replayed)
     if merged and x != "step" and all(_position(line, x) is None for line in merged):
         raise UsageError(f"this run did not record {x}", where=str(run.tree.root), remedy="use --x step")
     best, average = _best_and_average(run)
@@ -224,7 +224,7 @@ def _lines(run: Run) -> tuple[tuple[Logged, ...], str]:
     return (), where or "no log"
 
 
-def _logged(step: int | None, values: Mapping[str, Any]) -> Logged | None:
+def _logged(step: int | None, values: Mapping[str, Any], *, masked: bool = False) -> Logged | None:
     if step is None:
         return None
     numbers = {
@@ -232,6 +232,8 @@ def _logged(step: int | None, values: Mapping[str, Any]) -> Logged | None:
         for key, value in values.items()
         if key not in _NOT_METRICS and is_number(value)
     }
+    if masked:  # transformers logs 0.0 where every loss was NaN (logging_nan_inf_filter)
+        numbers["loss"] = math.nan
     epoch = values.get("epoch")
     tokens = next((values[key] for key in _TOKEN_KEYS if is_number(values.get(key))), None)
     return Logged(
@@ -275,8 +277,13 @@ def _best_and_average(run: Run) -> tuple[int | None, float | None]:
     return best, summary.number("train_loss") if summary is not None else None
 
 
-def _notes(lines: Sequence[Logged], source: str, joins: Sequence[int], replayed: int) -> tuple[str, ...]:
+def _notes(run: Run, lines: Sequence[Logged], source: str, joins: Sequence[int], replayed: int) -> tuple[str, ...]:
     notes = [] if lines else [f"nothing was logged ({printable(source)})"]
+    state, _ = run.newest_trainer_state or (None, "")
+    if state is not None and state.masked_losses:
+        steps = [entry.step for entry in state.masked_losses if entry.step is not None]
+        since = f" from step {steps[0]}" if steps else ""
+        notes.append(f"loss: {len(state.masked_losses)} values{since} were logged as 0.0 but were NaN; shown as gaps")
     if joins:
         steps = ", ".join(str(step) for step in joins)
         notes.append(

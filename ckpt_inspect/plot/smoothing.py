@@ -29,6 +29,8 @@ class Smoothing:
         if self.kind == "llamafactory":
             return llamafactory_smoothed(values), "LLaMA-Factory smoothing"
         window = self.window if self.window is not None else default_window(len(values))
+        if window <= 1:
+            return tuple(values), ""
         return ema(values, window), f"EMA over {window:g} points"
 
 

@@ -17,15 +17,19 @@ _MARKERS = ("braille", "dot", "x", "+", "*", "o")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def chart(curves: Sequence[Curve], smoothing: Smoothing, *, width: int, height: int, colour: bool) -> str:
+def chart(
+    curves: Sequence[Curve], smoothing: Smoothing, *, width: int, height: int, colour: bool, log_scale: bool = False
+) -> str:
     """The curves as text lines of at most `width` characters, notes and legend beneath."""
     drawable = [curve for curve in curves if any(series.finite for series in curve.series)]
-    body = _plot(drawable, smoothing, width, height, colour=colour) if drawable else ""
+    body = _plot(drawable, smoothing, width, height, colour=colour, log_scale=log_scale) if drawable else ""
     notes = [f"{printable(curve.name, 40)}: {printable(note, 160)}" for curve in curves for note in curve.notes]
     return "\n".join([line for line in (body, *notes) if line]) + "\n"
 
 
-def _plot(curves: Sequence[Curve], smoothing: Smoothing, width: int, height: int, *, colour: bool) -> str:
+def _plot(
+    curves: Sequence[Curve], smoothing: Smoothing, width: int, height: int, *, colour: bool, log_scale: bool
+) -> str:
     import plotext
 
     figure = plotext
@@ -56,15 +60,28 @@ def _plot(curves: Sequence[Curve], smoothing: Smoothing, width: int, height: int
                 f"{sample} {prefix}{printable(series.metric, 40)}{f' ({words})' if words else ''}{_ends(series.final)}"
             )
             number += 1
-    if limits := robust_limits(shown):
+    if log_scale and shown and min(shown) > 0:
+        figure.yscale("log")
+    elif limits := robust_limits(shown):
         figure.ylim(*limits)
-    if curves[0].axis != "step":
-        figure.xlabel(curves[0].axis)
+    figure.xlabel(curves[0].axis)
+    positions = [position for curve in curves for series in curve.series for position in (series.x[:1] + series.x[-1:])]
+    figure.xticks(*_ticks(min(positions), max(positions), width // 14))
     text = str(figure.build())
     if not colour:
         text = _ESCAPES.sub("", text)
     lines = [line.rstrip() for line in text.splitlines()]
     return "\n".join([*lines, *legend])
+
+
+def _ticks(low: float, high: float, wanted: int) -> tuple[list[float], list[str]]:
+    """Round positions between two values, and their labels."""
+    if high <= low:
+        return [low], [f"{low:g}"]
+    power = 10.0 ** math.floor(math.log10((high - low) / max(wanted, 1)))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= (high - low) / max(wanted, 1))
+    ticks = [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return ticks, [f"{tick:.10g}" for tick in ticks]
 
 
 def _ends(final: tuple[int, float] | None) -> str:
