@@ -15,7 +15,7 @@ from typing import Literal
 from ckpt_inspect.artifacts.zero_states import ModelState
 from ckpt_inspect.consolidate.addresses import item_size
 from ckpt_inspect.consolidate.parts import Trainable
-from ckpt_inspect.consolidate.plan import Range, SourceFile
+from ckpt_inspect.consolidate.plan import SourceFile
 from ckpt_inspect.consolidate.problems import Problem, note, refuse, warn
 from ckpt_inspect.consolidate.reading import OpenFiles
 from ckpt_inspect.consolidate.rounding import Mode, comparable, count_differences, count_differences_fast
@@ -26,6 +26,10 @@ Depth = Literal["none", "sample", "complete"]
 
 _WINDOW = 32  # elements per sampled window
 _CHUNK = 1 << 20  # elements per step of a complete comparison
+_MIXED_STEPS = (
+    "the optimizer shards and the module were saved at different steps: use another checkpoint, "
+    "or --force to write the optimizer's values"
+)
 _TOLERATED = 0.01  # share of differing elements of one fragment that is only a warning
 
 
@@ -151,8 +155,19 @@ def _windows(count: int, depth: Depth, name: str) -> Iterator[tuple[int, int]]:
         yield count - _WINDOW, _WINDOW
 
 
-def judge(agreement: Agreement, model: ModelState, paths: Mapping[int, str], depth: Depth) -> list[Problem]:
-    """The problems an outcome amounts to; `paths` gives the optimizer file of each rank."""
+def judge(
+    agreement: Agreement,
+    model: ModelState,
+    paths: Mapping[int, str],
+    depth: Depth,
+    *,
+    remedy: str = _MIXED_STEPS,
+    ranked: bool = True,
+) -> list[Problem]:
+    """The problems an outcome amounts to.
+
+    `paths` gives the optimizer file of each rank; `remedy` is for a disagreement; not `ranked`: there are no ranks.
+    """
     if depth == "none":
         return []
     how = "sampled " if depth == "sample" else ""
@@ -166,21 +181,13 @@ def judge(agreement: Agreement, model: ModelState, paths: Mapping[int, str], dep
     ranks = sorted({part.rank for part in wrong or agreement.differing})
     first = (wrong or agreement.differing)[0]
     names = len({part.name for part in agreement.differing})
+    shown = f"{', '.join(str(rank) for rank in ranks[:8])}{' ...' if len(ranks) > 8 else ''}"
     message = (
-        f"{first.differing} of {first.compared} {how}elements of {printable(first.name)} on rank {first.rank} are not "
-        f"what the module holds ({names} of {agreement.tensors} parameters differ, on ranks "
-        f"{', '.join(str(rank) for rank in ranks[:8])}{' ...' if len(ranks) > 8 else ''})"
+        f"{first.differing} of {first.compared} {how}elements of {printable(first.name)}"
+        f"{f' on rank {first.rank}' if ranked else ''} are not what the module holds "
+        f"({names} of {agreement.tensors} parameters differ{f', on ranks {shown}' if ranked else ''})"
     )
     path = paths.get(first.rank)
     if not wrong:
         return [warn("Z38", message, file=path, rank=first.rank, tensor=first.name)]
-    remedy = (
-        "the optimizer shards and the module were saved at different steps: use another checkpoint, "
-        "or --force to write the optimizer's values"
-    )
     return [refuse("Z38", message, file=path, rank=first.rank, tensor=first.name, remedy=remedy, forceable=True)]
-
-
-def range_of(part: Range) -> tuple[int, int, int]:
-    """A range as (file, offset, length)."""
-    return part.source, part.offset, part.length

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 from ckpt_inspect.artifacts.zero_files import TagFiles
 from ckpt_inspect.artifacts.zero_nodes import walk
-from ckpt_inspect.artifacts.zero_shards import ZeroShards, read_models, read_optimizers, trained_dtype
+from ckpt_inspect.artifacts.zero_shards import ZeroShards, read_models, read_optimizers
 from ckpt_inspect.artifacts.zero_states import ModelState, OptimizerState
-from ckpt_inspect.consolidate.adapters import is_adapter_only
-from ckpt_inspect.consolidate.addresses import Sources
 from ckpt_inspect.consolidate.agreement import Depth, compare_with_module, judge
+from ckpt_inspect.consolidate.draft import Draft, finish
 from ckpt_inspect.consolidate.files import (
     check_kinds,
     check_model_files,
@@ -26,17 +24,16 @@ from ckpt_inspect.consolidate.files import (
     check_states,
     choose_prefix,
 )
-from ckpt_inspect.consolidate.named import Named, collect_named
-from ckpt_inspect.consolidate.parts import Trainable, planned
-from ckpt_inspect.consolidate.plan import Plan, PlannedTensor
-from ckpt_inspect.consolidate.problems import Problem, note, refuse, settle, warn
+from ckpt_inspect.consolidate.named import collect_named
+from ckpt_inspect.consolidate.plan import Plan
+from ckpt_inspect.consolidate.problems import Problem, note, refuse, warn
 from ckpt_inspect.consolidate.proof import prove
 from ckpt_inspect.consolidate.reading import OpenFiles
-from ckpt_inspect.consolidate.select import Selection, select
+from ckpt_inspect.consolidate.select import select
 from ckpt_inspect.consolidate.stage0 import plan_stage0
 from ckpt_inspect.consolidate.steps import check_steps
-from ckpt_inspect.consolidate.tags import checkpoint_number
 from ckpt_inspect.consolidate.tails import nonzero_padding
+from ckpt_inspect.consolidate.universal import plan_universal
 from ckpt_inspect.consolidate.zero3 import plan_zero3
 from ckpt_inspect.consolidate.zero12 import plan_zero12
 from ckpt_inspect.errors import UsageError
@@ -51,25 +48,6 @@ DTYPES: Mapping[str, str] = {
     "float16": "F16",
     "fp16": "F16",
 }
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A plan in the making."""
-
-    selection: Selection
-    target: str
-    sources: Sources = field(default_factory=Sources)
-    problems: list[Problem] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
-    trainables: list[Trainable] = field(default_factory=list)
-    named: Named = field(default_factory=Named)
-    arbitrated: bool = False
-
-    def settle(self, force: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Raise what refuses; else warnings and notes. Z34 waits until values arbitrated it (`_settle_slices`)."""
-        decided = self.problems if self.arbitrated else [p for p in self.problems if p.check != "Z34"]
-        return settle(decided, str(self.selection.tree.root), force=force)
 
 
 def plan_consolidation(
@@ -101,11 +79,9 @@ def plan_consolidation(
     if target is None:
         raise UsageError(f"unknown dtype {printable(dtype, 40)}", remedy=f"use one of {', '.join(DTYPES)}")
     selection = select(path, tag)
-    draft = _Draft(selection, target, problems=list(selection.problems))
+    draft = Draft(selection, target, problems=list(selection.problems))
     if selection.universal:
-        from ckpt_inspect.consolidate.universal import plan_universal
-
-        plan = plan_universal(draft)
+        plan = plan_universal(draft, exclude_frozen=exclude_frozen, depth=depth, force=force)
     else:
         plan = _plan_zero(draft, exclude_frozen, depth, force)
     plan = _narrow(plan, tuple(only))
@@ -116,7 +92,7 @@ def plan_consolidation(
     return replace(plan, warnings=(*selection.said, *warnings), facts=facts)
 
 
-def _plan_zero(draft: _Draft, exclude_frozen: bool, depth: Depth, force: bool) -> Plan:
+def _plan_zero(draft: Draft, exclude_frozen: bool, depth: Depth, force: bool) -> Plan:
     selection = draft.selection
     tree = selection.tree
     draft.problems += check_kinds(selection.files)
@@ -156,10 +132,10 @@ def _plan_zero(draft: _Draft, exclude_frozen: bool, depth: Depth, force: bool) -
     _prove_values(draft, model, states, depth)
     stage = states[0].stage if states[0].stage is not None else _config_stage(model)
     layout = {"zero3": "zero3", "bf16_optimizer": "bf16_optimizer"}.get(str(states[0].layout), f"zero{stage}")
-    return _finish(draft, layout, stage, len(states), model)
+    return finish(draft, layout, stage, len(states), model)
 
 
-def _lay_out(draft: _Draft, model: ModelState, states: Sequence[OptimizerState]) -> None:
+def _lay_out(draft: Draft, model: ModelState, states: Sequence[OptimizerState]) -> None:
     if states[0].layout == "zero3":
         directory = draft.selection.directory
         prefix = f"{directory}/" if directory else ""
@@ -175,7 +151,7 @@ def _lay_out(draft: _Draft, model: ModelState, states: Sequence[OptimizerState])
     draft.facts.update(facts)
 
 
-def _prove_values(draft: _Draft, model: ModelState, states: Sequence[OptimizerState], depth: Depth) -> None:
+def _prove_values(draft: Draft, model: ModelState, states: Sequence[OptimizerState], depth: Depth) -> None:
     """Z34, Z36, Z38, Z39: the checks that read a few bytes of weights."""
     listed = draft.sources.files()
     indexes = {file.path: number for number, file in enumerate(listed)}
@@ -198,7 +174,7 @@ def _prove_values(draft: _Draft, model: ModelState, states: Sequence[OptimizerSt
     _settle_slices(draft, model, passed=agreement.passed)
 
 
-def _settle_slices(draft: _Draft, model: ModelState, *, passed: bool) -> None:
+def _settle_slices(draft: Draft, model: ModelState, *, passed: bool) -> None:
     """Z34 is a hint: values that agree with the module decide, then a configuration known to record wrong addresses."""
     round_robin = walk(model.config, "zero_optimization", "round_robin_gradients") is True
     for index, problem in enumerate(draft.problems):
@@ -212,9 +188,7 @@ def _settle_slices(draft: _Draft, model: ModelState, *, passed: bool) -> None:
             draft.problems[index] = warn("Z34", f"{problem.message}; {why}", file=problem.file)
 
 
-def _without_optimizers(
-    draft: _Draft, files: TagFiles, models: Sequence[ModelState], depth: Depth, force: bool
-) -> Plan:
+def _without_optimizers(draft: Draft, files: TagFiles, models: Sequence[ModelState], depth: Depth, force: bool) -> Plan:
     """A tag without optimizer shards: stage 0, or a ZeRO checkpoint that lost them all."""
     if not models:
         raise refuse("Z01", "holds neither model nor optimizer files").exception(draft.selection.where)
@@ -248,7 +222,7 @@ def _without_optimizers(
         expected_in_module=True,
     )
     draft.problems += draft.named.problems
-    return _finish(draft, "stage0", 0, world, model)
+    return finish(draft, "stage0", 0, world, model)
 
 
 def _single_model(model: ModelState) -> list[Problem]:
@@ -260,44 +234,6 @@ def _single_model(model: ModelState) -> list[Problem]:
 def _config_stage(model: ModelState) -> int | None:
     stage = walk(model.config, "zero_optimization", "stage")
     return stage if isinstance(stage, int) and not isinstance(stage, bool) else None
-
-
-def _finish(draft: _Draft, layout: str, stage: int | None, world: int, model: ModelState) -> Plan:
-    """Put buffers, frozen, trainable and module tensors in DeepSpeed's order; an alias replaces a tensor of its name."""
-    named = draft.named
-    trainable = [
-        planned(item.name, item.shape, item.dtype, item.ranges, "master", draft.target) for item in draft.trainables
-    ]
-    tensors: list[PlannedTensor] = [*named.before, *trainable, *named.after]
-    names = {tensor.name for tensor in tensors}
-    aliases = {alias: owner for alias, owner in named.aliases.items() if owner in names and owner not in named.aliases}
-    tensors = [tensor for tensor in tensors if tensor.name not in aliases]
-    selection = draft.selection
-    number = checkpoint_number(selection.home or str(selection.tree.root.resolve()))
-    if number is not None and model.global_steps is not None and number != model.global_steps:
-        message = f"the directory is called checkpoint-{number}, DeepSpeed counted {model.global_steps} steps"
-        draft.problems.append(note("Z07", message, file=model.path))
-    adapter = is_adapter_only(tensors, named.before)
-    if adapter:
-        draft.problems.append(note("Z42", "only adapter weights are in the checkpoint: the base model was not saved"))
-    draft.facts.update(
-        model_dtype=trained_dtype(model.config),
-        ds_version=model.ds_version,
-        global_steps=model.global_steps,
-        skipped_steps=model.skipped_steps,
-    )
-    return Plan(
-        layout=layout,
-        stage=stage,
-        world_size=world,
-        tag=selection.tag or None,
-        root=str(selection.tree.root.resolve()),
-        checkpoint=selection.where,
-        sources=draft.sources.files(),
-        tensors=tuple(tensors),
-        aliases=aliases,
-        adapter_only=adapter,
-    )
 
 
 def _narrow(plan: Plan, patterns: Sequence[str]) -> Plan:

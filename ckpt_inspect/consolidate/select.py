@@ -75,6 +75,8 @@ def select(path: str | os.PathLike[str], tag: str | None = None) -> Selection:
     tags = find_tags(tree)
     itself = next((found for found in tags if found.directory == ""), None)
     own_latest = read_latest(tree, "")
+    if own_latest is None:
+        own_latest = read_latest(tree, "", "latest_universal")
     if itself is not None and not own_latest:
         return _tag_given(root, tree, itself, tag)
     if tag is not None:
