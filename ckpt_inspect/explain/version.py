@@ -11,8 +11,13 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ckpt_inspect.knowledge import load
+
+if TYPE_CHECKING:
+    from ckpt_inspect.artifacts.training_args import TrainingArgs
+    from ckpt_inspect.run import Run
 
 Release = tuple[int, int, int]
 
@@ -180,3 +185,42 @@ def stated_version(statements: Iterable[tuple[str, object]]) -> VersionEvidence:
         if release is not None:
             return exact_version(release, place)
     return UNKNOWN
+
+
+def run_version(run: Run) -> VersionEvidence:
+    """The transformers release that trained a run, from everything its directory holds."""
+    if _MEMO not in run.memo:
+        run.memo[_MEMO] = _work_out(run)
+    found: VersionEvidence = run.memo[_MEMO]
+    return found
+
+
+_MEMO = "transformers version evidence"
+
+
+def _work_out(run: Run) -> VersionEvidence:
+    newest = run.newest_trainer_state
+    state = newest[0] if newest is not None else None
+    arguments = newest_training_args(run)
+    fields = from_fields(
+        state.values.keys() if state is not None else None,
+        arguments.arguments.keys() if arguments is not None and arguments.class_name is not None else None,
+        tuple(point.value for point in state.losses) if state is not None else (),
+    )
+    stated = next((item for item in run.producers if item.name == "transformers" and item.version), None)
+    if stated is None:
+        return fields
+    release = parse_release(stated.version)
+    return fields if release is None else narrow(exact_version(release, stated.evidence), fields)
+
+
+def newest_training_args(run: Run) -> TrainingArgs | None:
+    """The training arguments of the last session: the root's, else those of the highest checkpoint that has any.
+
+    Sets of arguments without any value (a damaged file) are passed over.
+    """
+    for state in (run, *reversed(run.checkpoints)):
+        found = state.training_args
+        if found is not None and found.arguments:
+            return found
+    return None

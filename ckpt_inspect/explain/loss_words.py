@@ -1,0 +1,170 @@
+"""The loss told in sentences: every one with its numbers, none that the numbers do not bear."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ckpt_inspect.explain.loss_arithmetic import LossPoint, LossWindow
+from ckpt_inspect.explain.numbers import apart, counted, listed, percent, short
+
+if TYPE_CHECKING:
+    from ckpt_inspect.explain.loss_reconcile import Reconciliation
+
+FLAT = 0.01  # a change of the mean between the last two quarters below this counts as none
+
+
+def course_sentence(points: Sequence[LossPoint], masked: Sequence[int] = ()) -> str:
+    """How the loss went, from its first to its last log entry; `masked` are steps whose 0.0 hides a NaN."""
+    if not points:
+        return "No training loss was logged."
+    points = [point for point in points if point.step not in masked]
+    finite = [point for point in points if math.isfinite(point.value)]
+    if not finite:
+        return "Every logged training loss is NaN or infinite."
+    first, last = points[0], points[-1]
+    lowest = min(finite, key=lambda point: point.value)
+    if len(points) == 1:
+        return f"One training loss was logged: {short(first.value)} at step {first.step}."
+    one, two = apart(first.value, last.value, 4)
+    verb = "fell" if last.value < first.value else "rose" if last.value > first.value else "went"
+    text = f"The training loss {verb} from {one} (step {first.step}) to {two} (step {last.step})"
+    broken = next((point for point in points if not math.isfinite(point.value)), None)
+    if broken is not None:
+        return f"{text}; it is {short(broken.value)} from step {broken.step} on."
+    if lowest.step not in (first.step, last.step):
+        text += f", with its lowest log entry, {apart(lowest.value, last.value, 4)[0]}, at step {lowest.step}"
+    return f"{text}."
+
+
+def trend_sentence(windows: Sequence[LossWindow]) -> str:
+    """Whether the run had flattened at its end: its last quarter against the quarter before."""
+    finite = [part for part in windows if math.isfinite(part.loss)]
+    if len(finite) < 4:
+        return ""
+    end, start = finite[-1].end, finite[0].start
+    length = (end - start) / 4
+    before, last = _mean(finite, end - 2 * length, end - length), _mean(finite, end - length, end)
+    if before is None or last is None or before == 0:
+        return ""
+    change = (last - before) / abs(before)
+    one, two = apart(last, before, 4)
+    if abs(change) < FLAT:
+        return f"The run had flattened: its last quarter averaged {one}, the quarter before {two}."
+    word = "still falling" if change < 0 else "rising"
+    return f"The run had not flattened but was {word}: its last quarter averaged {one}, the quarter before {two}."
+
+
+def _mean(windows: Sequence[LossWindow], low: float, high: float) -> float | None:
+    weight = value = 0.0
+    for part in windows:
+        share = min(part.end, high) - max(part.start, low)
+        if share > 0:
+            weight += share
+            value += share * part.loss
+    return value / weight if weight else None
+
+
+def average_sentences(found: Reconciliation, reported: float, end: int | None) -> list[str]:
+    """What the reported average is."""
+    value = short(reported)
+    steps = f"{end} steps" if end is not None else "steps"
+    if found.verdict == "average_of_all_steps":
+        if not math.isfinite(reported):
+            return [f"train_loss is {value} because logged losses are: one such value spoils the whole sum."]
+        return [f"train_loss {value} is the mean over all {steps}{_last_words(found)}."]
+    if found.verdict == "average_with_unlogged_tail" and found.tail is not None:
+        return [
+            f"train_loss {value} is the mean over all {steps}{_last_words(found)}.",
+            _tail_sentence(found),
+        ]
+    if found.verdict == "resumed_sum_over_all_steps" and found.start is not None and end is not None:
+        run = end - found.start
+        return [
+            f"train_loss {value} is too small: the run was resumed at step {found.start}, and this release divides the "
+            f"summed loss of the {counted(run, 'step')} it then trained by all {end} steps.",
+            f"The mean over {'that step' if run == 1 else f'those {run} steps'} is {short(found.session_mean)} ({value} x {end} / {run}).",
+            *([_tail_sentence(found)] if found.tail else []),
+            *_others(found),
+        ]
+    if found.verdict == "average_since_resume" and found.start is not None and end is not None:
+        run = end - found.start
+        return [
+            f"train_loss {value} is the mean over the {counted(run, 'step')} since the run was resumed at step "
+            f"{found.start}; the {counted(found.start, 'step')} before do not count.",
+            *([_tail_sentence(found)] if found.tail else []),
+            *_others(found),
+        ]
+    if found.verdict == "no_step_trained":
+        return ["train_loss is 0.0 because train() ran no step: it was resumed at or after its last step."]
+    if found.verdict == "not_logged":
+        return [f"train_loss {value} cannot be recomputed: {found.reason}."]
+    return [f"train_loss {value} is not reproduced by the logged losses: {found.reason}."]
+
+
+def _last_words(found: Reconciliation) -> str:
+    """ ", the last 2 of which logged 5.935"."""
+    if not found.windows:
+        return ""
+    last = found.windows[-1]
+    if last.steps == 1:
+        return f"; the last logged step had {short(last.loss)}"
+    return f"; the last {last.steps} logged ones averaged {short(last.loss)}"
+
+
+def _tail_sentence(found: Reconciliation) -> str:
+    tail = found.tail
+    if tail is None:
+        return ""
+    if tail.inner:
+        return (
+            f"{tail.steps} of those steps are missing from the log and must have averaged {short(tail.mean)}, within the "
+            f"{short(tail.low)} to {short(tail.high)} that the rest allows."
+        )
+    which = "The last step was" if tail.steps == 1 else f"The last {tail.steps} steps were"
+    return (
+        f"{which} not logged and must have averaged {short(tail.mean)}, within the {short(tail.low)} to "
+        f"{short(tail.high)} that the log before allows."
+    )
+
+
+def _others(found: Reconciliation) -> list[str]:
+    if not found.others:
+        return []
+    return [f"A resume at step {listed([str(step) for step in found.others], 'or')} would fit the numbers as well."]
+
+
+def difference_sentence(found: Reconciliation, reported: float, *, masked: bool) -> str:
+    """Why the average and the last logged loss differ."""
+    if not found.windows or not math.isfinite(reported):
+        return ""
+    last, first = found.windows[-1], found.windows[0]
+    if (
+        not math.isfinite(last.loss)
+        or last.loss == 0
+        or found.verdict
+        not in (
+            "average_of_all_steps",
+            "average_with_unlogged_tail",
+            "average_since_resume",
+        )
+    ):
+        return ""
+    gap = (reported - last.loss) / abs(last.loss)
+    if abs(gap) < 0.002:
+        return "Average and final loss agree because the curve is flat."
+    if gap > 0:
+        return (
+            f"The average lies {percent(gap)} above the final loss because it counts the higher losses of the "
+            f"beginning (from {short(first.loss)})."
+        )
+    if masked:
+        return ""
+    lowest = min(found.windows, key=lambda part: part.loss)
+    if lowest is last or lowest.loss >= last.loss:
+        return f"The average is {percent(-gap)} LOWER than the final loss."
+    return (
+        f"The average is {percent(-gap)} LOWER than the final loss: the loss rose after its lowest entry "
+        f"({short(lowest.loss)} at step {lowest.end}), so the end of the run is worse than its average."
+    )
