@@ -216,7 +216,7 @@ def _lines(run: Run) -> tuple[tuple[Logged, ...], str]:
         return tuple(
             line
             for entry in state.log_history
-            if entry.kind != "summary" and (line := _logged(entry.step, entry.values))
+            if entry.kind != "summary" and (line := _logged(entry.step, entry.values, masked=entry.masked))
         ), where
     log = run.trainer_log
     if log is not None:
