@@ -306,7 +306,7 @@ def _arithmetic(
     if clean is not None:
         lines.append(f"mean over the steps that were not masked = {short(clean, 7)}")
     if facts is not None:
-        rules = {
+        rules: dict[tuple[str, ...], str] = {
             ("global_step",): "divides by global_step, also after a resume",
             ("steps_of_session",): "divides by the steps since the call began",
         }

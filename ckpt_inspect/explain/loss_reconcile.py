@@ -181,7 +181,7 @@ def _fit(facts: LossFacts, start: int, divisor: int) -> _Fit | None:
     mean = missing / unlogged
     if bounds is None or not bounds.allows(mean):
         return None
-    tail = Tail(unlogged, mean, bounds.low, bounds.high)
+    tail = _tail(bounds, mean, unlogged)
     return _Fit(start, divisor, parts, tail, bounds.is_near(mean), _distance(bounds, mean))
 
 
@@ -202,8 +202,15 @@ def _with_holes(facts: LossFacts) -> _Fit | None:
     mean = (facts.reported * end - logged) / unlogged
     if bounds is None or not bounds.allows(mean):
         return None
-    tail = Tail(unlogged, mean, bounds.low, bounds.high, inner)
+    tail = _tail(bounds, mean, unlogged, inner)
     return _Fit(0, end, kept, tail, bounds.is_near(mean), _distance(bounds, mean))
+
+
+def _tail(bounds: TailBounds, mean: float, steps: int, inner: int = 0) -> Tail:
+    """The narrower bounds where the mean lies within them."""
+    if bounds.is_near(mean):
+        return Tail(steps, mean, bounds.near_low, bounds.near_high, inner)
+    return Tail(steps, mean, bounds.low, bounds.high, inner)
 
 
 def _distance(bounds: TailBounds, mean: float) -> float:

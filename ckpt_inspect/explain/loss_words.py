@@ -84,7 +84,8 @@ def average_sentences(found: Reconciliation, reported: float, end: int | None) -
         return [
             f"train_loss {value} is too small: the run was resumed at step {found.start}, and this release divides the "
             f"summed loss of the {counted(run, 'step')} it then trained by all {end} steps.",
-            f"The mean over {'that step' if run == 1 else f'those {run} steps'} is {short(found.session_mean)} ({value} x {end} / {run}).",
+            f"The mean over {'that step' if run == 1 else f'those {run} steps'} is {short(found.session_mean)} "
+            f"({value} x {end} / {run}).",
             *([_tail_sentence(found)] if found.tail else []),
             *_others(found),
         ]
@@ -125,7 +126,7 @@ def _tail_sentence(found: Reconciliation) -> str:
     which = "The last step was" if tail.steps == 1 else f"The last {tail.steps} steps were"
     return (
         f"{which} not logged and must have averaged {short(tail.mean)}, within the {short(tail.low)} to "
-        f"{short(tail.high)} that the log before allows."
+        f"{short(tail.high)} that the entries before allow."
     )
 
 
