@@ -6,7 +6,9 @@ A snapshot's files are links to blobs; `refs/<branch>` holds the revision a bran
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from ckpt_inspect.errors import CkptInspectError
 from ckpt_inspect.storage import LocalFile
 
 _FOLDER = re.compile(r"(models|datasets|spaces)--(.+)")
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?")
 _REVISION = re.compile(r"[0-9a-f]{40}")
 _MAX_LISTED = 1000
 
@@ -53,6 +56,36 @@ def find_hub_cache(path: Path) -> HubCache | None:
     if _FOLDER.fullmatch(full.name) and (full / "snapshots").is_dir():
         return _describe(full, None)
     return None
+
+
+def find_snapshot(
+    repo_id: str, revision: str | None = None, environment: Mapping[str, str] | None = None
+) -> Path | None:
+    """The snapshot of a model in the local cache, by branch or commit; None when it is not there. Never the network.
+
+    The cache is HF_HUB_CACHE, else the legacy HUGGINGFACE_HUB_CACHE or TRANSFORMERS_CACHE, else HF_HOME/hub, else
+    XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub (huggingface_hub 2.4 constants.py).
+    """
+    if not _REPO_ID.fullmatch(repo_id) or ".." in repo_id:
+        return None
+    for cache in cache_directories(os.environ if environment is None else environment):
+        root = cache / f"models--{repo_id.replace('/', '--')}"
+        if not (root / "snapshots").is_dir():
+            continue
+        wanted = _refs(root / "refs").get(revision, revision) if revision else None
+        snapshot = _describe(root, wanted).snapshot
+        if snapshot is not None and snapshot.is_dir():
+            return snapshot
+    return None
+
+
+def cache_directories(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where models may be cached, in the order they are looked for."""
+    named = [environment.get(key) for key in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")]
+    home = environment.get("HF_HOME")
+    if not home:
+        home = str(Path(environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface")
+    return tuple(Path(name).expanduser() for name in (*named, f"{home}/hub") if name)
 
 
 def _describe(root: Path, wanted: str | None) -> HubCache:
