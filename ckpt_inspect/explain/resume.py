@@ -59,6 +59,8 @@ class CheckpointParts:
     lacks_fields: tuple[str, ...] = ()
     save_only_model: bool = False
     interrupted: str | None = None
+    diverged_at: int | None = None
+    universal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def judge(parts: CheckpointParts) -> tuple[Verdict, tuple[Reason, ...]]:
     """What transformers (with DeepSpeed or FSDP where the checkpoint is theirs) would do with `parts`."""
     reasons = [*_interruption(parts), *_state(parts), *_weights(parts)]
     reasons += _zero(parts) if parts.backend == "deepspeed" else _optimizer_and_scheduler(parts)
-    reasons += [*_rng(parts), *_scaler(parts), *_end(parts)]
+    reasons += [*_rng(parts), *_scaler(parts), *_divergence(parts), *_end(parts)]
     if any(reason.weight == "blocks" for reason in reasons):
         return "will_not", tuple(reasons)
     if any(reason.weight == "differs" for reason in reasons):
@@ -119,14 +121,16 @@ def complete(parts: CheckpointParts) -> bool:
 
 def ranks_allowed(parts: CheckpointParts) -> str:
     """With how many processes it can go on, in words."""
+    if parts.universal:
+        return "any number of ranks (a universal checkpoint)"
     if parts.backend == "deepspeed" and parts.zero_stage:
         if parts.ranks is None:
-            return "the number of ranks it was saved with"
-        return f"exactly {parts.ranks} (another number needs a universal checkpoint)"
+            return "as many ranks as it was saved with"
+        return f"exactly {parts.ranks} {'rank' if parts.ranks == 1 else 'ranks'} (another number needs a universal checkpoint)"
     if parts.backend == "fsdp":
-        return "any number (sharded states are resharded)"
+        return "any number of ranks (sharded states are resharded)"
     saved = f" (saved with {parts.ranks})" if parts.ranks else ""
-    return f"any number{saved}; another number changes the order of the data and each rank's random state"
+    return f"any number of ranks{saved}; another number changes the order of the data and the random states"
 
 
 def explain_resume(run: Run) -> ResumeAnswer | None:
@@ -135,7 +139,8 @@ def explain_resume(run: Run) -> ResumeAnswer | None:
 
     if not run.checkpoints:
         return None
-    pairs = [(checkpoint, parts_of(run, checkpoint)) for checkpoint in reversed(run.checkpoints)]
+    newest_first = sorted(run.checkpoints[::-1], key=lambda checkpoint: checkpoint.form == "tag")
+    pairs = [(checkpoint, parts_of(run, checkpoint)) for checkpoint in newest_first]
     return answer([(checkpoint.path, parts) for checkpoint, parts in pairs])
 
 
@@ -149,14 +154,18 @@ def resume_of(run: Run, checkpoint: Checkpoint) -> CheckpointResume:
 def answer(pairs: Sequence[tuple[str, CheckpointParts]]) -> ResumeAnswer:
     """Judge every checkpoint (newest first) and name the newest that can be resumed, preferring one that changes nothing."""
     judged = tuple(_one(path, parts) for path, parts in pairs)
-    exact = next((item for item in judged if item.verdict == "will"), None)
-    usable = exact or next((item for item in judged if item.verdict == "will_differ"), None)
+    sound = [item for item, (_, parts) in zip(judged, pairs, strict=True) if parts.diverged_at is None] or list(judged)
+    exact = next((item for item in sound if item.verdict == "will"), None)
+    usable = exact or next((item for item in sound if item.verdict == "will_differ"), None)
     newest = judged[0]
+    end = next((reason for reason in usable.reasons if "no step would be trained" in reason), None) if usable else None
     if usable is None:
         explanation = f"No checkpoint here can be resumed from. {newest.path}: {_first(newest)}"
     elif usable is newest:
         how = "exactly where it stopped" if usable.verdict == "will" else f"with a difference: {_first(usable)}"
         explanation = f"Training can go on from {usable.path} {how}, on {usable.ranks}."
+        if end is not None:
+            explanation += f" But {end}."
     else:
         explanation = (
             f"Resume from {usable.path}, not from the newest: {newest.path} {_status(newest)} ({_first(newest)}). "
@@ -286,6 +295,12 @@ def _scaler(parts: CheckpointParts) -> list[Reason]:
     if parts.fp16 and parts.scaler == "absent" and parts.backend == "trainer":
         return [Reason("differs", "scaler.pt is missing: fp16 starts over at scale 65536 and skips a few steps")]
     return []
+
+
+def _divergence(parts: CheckpointParts) -> list[Reason]:
+    if parts.diverged_at is None:
+        return []
+    return [Reason("note", f"the loss was NaN from step {parts.diverged_at} on: go on from a checkpoint before it")]
 
 
 def _end(parts: CheckpointParts) -> list[Reason]:

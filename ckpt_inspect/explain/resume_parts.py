@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ def parts_of(run: Run, checkpoint: Checkpoint) -> CheckpointParts:
     args = checkpoint.training_args or run.training_args
     arguments: dict[str, Any] = dict(args.arguments) if args is not None else {}
     backend = _backend(checkpoint)
+    trainer = any(place.has(*_TRAINER_KINDS) for place in run.states)
     zero = checkpoint.zero if backend == "deepspeed" else None
     ranks = zero.world_size if zero is not None else args.world_size if args is not None else None
     if ranks is None and checkpoint.rng_states:
@@ -37,7 +39,7 @@ def parts_of(run: Run, checkpoint: Checkpoint) -> CheckpointParts:
         name=checkpoint.name,
         step=checkpoint.step,
         backend=backend,
-        trainer=any(place.has(*_TRAINER_KINDS) for place in run.states),
+        trainer=trainer,
         trainer_state=_trainer_state(checkpoint),
         weights=_weights(checkpoint, backend),
         optimizer=_optimizer(checkpoint, backend),
@@ -53,7 +55,9 @@ def parts_of(run: Run, checkpoint: Checkpoint) -> CheckpointParts:
         max_steps=state.max_steps if state is not None else None,
         lacks_fields=_lacks(checkpoint),
         save_only_model=arguments.get("save_only_model") is True,
-        interrupted=_interrupted(checkpoint),
+        interrupted=_interrupted(checkpoint, trainer=trainer),
+        diverged_at=_diverged_at(checkpoint),
+        universal=checkpoint.universal is not None,
     )
 
 
@@ -72,6 +76,17 @@ def _trainer_state(checkpoint: StateDirectory) -> str:
     if not state.complete:
         return _worst(state.faults) or "it ends in the middle"
     return "present"
+
+
+def _diverged_at(checkpoint: StateDirectory) -> int | None:
+    """The step from which the log shows only NaN losses (or 0.0, as the filter writes them), up to this checkpoint."""
+    state = checkpoint.trainer_state
+    since: int | None = None
+    for entry in state.train if state is not None else ():
+        loss = entry.number("loss")
+        bad = entry.masked or (loss is not None and not math.isfinite(loss))
+        since = (since if since is not None else entry.step) if bad else None
+    return since
 
 
 def _lacks(checkpoint: StateDirectory) -> tuple[str, ...]:
@@ -106,7 +121,9 @@ def _state(checkpoint: StateDirectory, facts: Any, *kinds: str) -> str:
     return _read_fault(checkpoint, *kinds) if checkpoint.has(*kinds) else "absent"
 
 
-def _zero_problem(checkpoint: StateDirectory) -> str | None:
+def _zero_problem(checkpoint: Checkpoint) -> str | None:
+    if checkpoint.form == "tag":  # loaded by its tag; `latest` may rightly name another one, or lie outside the path
+        return _worst(checkpoint.zero.faults) if checkpoint.zero is not None else "the shards cannot be read"
     latest = checkpoint.latest
     if not checkpoint.tags:
         return "no DeepSpeed tag directory (global_stepN) is there"
@@ -120,11 +137,13 @@ def _zero_problem(checkpoint: StateDirectory) -> str | None:
     return _worst(zero.faults) if zero is not None else "the shards cannot be read"
 
 
-def _interrupted(checkpoint: Checkpoint) -> str | None:
+def _interrupted(checkpoint: Checkpoint, *, trainer: bool) -> str | None:
     if checkpoint.form == "tmp_checkpoint":
         return "the save was cut off (the directory is still called tmp-checkpoint)"
     if checkpoint.has("incomplete_marker"):
         return "checkpoint-is-incomplete.txt is there: the save was cut off"
+    if checkpoint.form == "tag" and trainer:
+        return "it is a DeepSpeed tag that save_model left in the run's directory, not a checkpoint of the Trainer"
     return None
 
 
