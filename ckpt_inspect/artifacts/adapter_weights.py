@@ -18,10 +18,12 @@ from ckpt_inspect.artifacts.adapter_counts import prompt_elements, shared_elemen
 from ckpt_inspect.artifacts.adapter_keys import ParsedKey, Role, embedding_names, parse_key
 from ckpt_inspect.artifacts.adapter_targets import is_saved_module
 from ckpt_inspect.formats.fault_log import FaultLog
+from ckpt_inspect.formats.sniff import sniff
 
 if TYPE_CHECKING:
     from ckpt_inspect.artifacts.adapter import AdapterConfig
     from ckpt_inspect.formats.fault import Fault
+    from ckpt_inspect.storage import ByteSource
 
 Dialect = Literal["peft", "torchtune", "mlx", "kohya", "unknown"]
 
@@ -41,6 +43,7 @@ _TRAINED_ROLES = frozenset(
         "bias",
     }
 )
+_TORCH_FORMATS = ("zip", "legacy-torch", "pickle", "tar")
 _FACTORS = frozenset({"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"})
 
 
@@ -200,6 +203,26 @@ def adapter_weights(
     judged = tuple(_tensor(name, dtype, shape, nbytes, config) for name, dtype, shape, nbytes in tensors)
     _check(judged, log)
     return AdapterWeights(judged, file_format, config, log.sealed())
+
+
+def read_adapter_weights(source: ByteSource, config: AdapterConfig | None = None) -> AdapterWeights:
+    """Read the tensor names and shapes of ``adapter_model.safetensors`` or ``.bin``. Never raises for content.
+
+    Args:
+        config: the configuration beside the file, which tells a trained module from a frozen copy.
+    """
+    kind = sniff(source)
+    if kind in _TORCH_FORMATS or (kind != "safetensors" and source.name.endswith((".bin", ".pt", ".pth"))):
+        from ckpt_inspect.formats.torch_archive import open_torch
+
+        archive = open_torch(source)
+        found = [(path, tensor.dtype, tensor.shape, tensor.nbytes) for path, tensor in archive.tensors()]
+        return adapter_weights(found, config, file_format="torch", faults=archive.faults)
+    from ckpt_inspect.formats.safetensors_header import read_safetensors_header
+
+    header = read_safetensors_header(source)
+    stored = ((tensor.name, tensor.dtype, tensor.shape, tensor.nbytes) for tensor in header.tensors)
+    return adapter_weights(stored, config, faults=header.faults)
 
 
 def _tensor(name: str, dtype: str, shape: tuple[int, ...], nbytes: int, config: AdapterConfig | None) -> AdapterTensor:
