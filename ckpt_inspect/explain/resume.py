@@ -139,7 +139,7 @@ def explain_resume(run: Run) -> ResumeAnswer | None:
 
     if not run.checkpoints:
         return None
-    newest_first = sorted(run.checkpoints[::-1], key=lambda checkpoint: checkpoint.form == "tag")
+    newest_first = sorted(run.checkpoints, key=lambda checkpoint: checkpoint.form != "tag", reverse=True)
     pairs = [(checkpoint, parts_of(run, checkpoint)) for checkpoint in newest_first]
     return answer([(checkpoint.path, parts) for checkpoint, parts in pairs])
 
