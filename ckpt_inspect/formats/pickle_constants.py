@@ -69,6 +69,7 @@ def _string(m: Machine, stack: list[Node], pos: int, here: int) -> int:
     if not value.isascii():
         m.fault("pickle-string-encoding", "a STRING beyond ASCII: readable only with another encoding", here)
     m.made += 1
+    m.note_binary(here + 1, value)
     stack.append(value.decode("latin-1"))
     return pos
 

@@ -111,6 +111,7 @@ def _add_other_readings(program: PickleProgram, source: ByteSource, stop: int, l
             event.offset = offsets[max(0, bisect_right(starts, event.offset) - 1)]
         program.events.extend(other.events)
         program.discarded.append(other.value)
+        program.binaries.extend(found for found in other.binaries if type(found[1]) is bytes)
 
 
 def _run(source: ByteSource, start: int, end: int, limits: PickleLimits) -> PickleProgram:
@@ -342,6 +343,7 @@ def _run(source: ByteSource, start: int, end: int, limits: PickleLimits) -> Pick
         end=m.base + pos,
         opcodes=batches * _BATCH + tick + 1,
         discarded=leftover,
+        binaries=m.binaries,
     )
 
 

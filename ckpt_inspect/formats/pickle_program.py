@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ckpt_inspect.formats.fault import Fault
-from ckpt_inspect.formats.pickle_nodes import Build, Call, Global, MethodCall, Node, Opaque, PersistentId, walk
+from ckpt_inspect.formats.pickle_nodes import Blob, Build, Call, Global, MethodCall, Node, Opaque, PersistentId, walk
 
 Coverage: TypeAlias = Literal["complete", "partial", "malformed"]
 
@@ -60,11 +60,12 @@ class PickleProgram:
     `value` is what a loader would return (an `Opaque` when the stream never gets that far, or when the value is too deep
     or too large to be walked). `coverage` is "malformed" when no unpickler gets to STOP without an error, "partial" when
     a limit of ours ended the reading. `strings` yields every text constant met, `discarded` what the program made and
-    threw away.
+    threw away. `binaries` are the byte constants of eight bytes and more with their offsets: files may hide in them.
     """
 
     __slots__ = (
         "_effects",
+        "binaries",
         "coverage",
         "discarded",
         "end",
@@ -88,6 +89,7 @@ class PickleProgram:
         end: int,
         opcodes: int,
         discarded: list[Node],
+        binaries: list[tuple[int, bytes | Blob]],
     ) -> None:
         self.value = value
         self.events = events
@@ -98,6 +100,7 @@ class PickleProgram:
         self.end = end
         self.opcodes = opcodes
         self.discarded = discarded
+        self.binaries = binaries
         self._effects: tuple[Effect, ...] | None = None
 
     @property

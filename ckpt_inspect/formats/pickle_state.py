@@ -15,6 +15,7 @@ _FIRST_WINDOW = 1 << 14
 _WINDOW = 1 << 20
 _LOOKAHEAD = 16  # no fixed argument is longer
 _FAULTS_PER_KIND = 8
+_SHORTEST_NESTED = 8  # bytes; a pickle that calls something is longer
 
 BROKEN = frozenset(
     {
@@ -44,6 +45,7 @@ class Machine:
 
     __slots__ = (
         "base",
+        "binaries",
         "data",
         "end",
         "events",
@@ -77,6 +79,7 @@ class Machine:
         self.memo: list[Node] = []  # entries 0, 1, 2, ... as every writer numbers them
         self.spare: dict[int, Node] = {}  # entries that came out of turn
         self.thrown: list[Node] = []
+        self.binaries: list[tuple[int, bytes | Blob]] = []
         self.protocol = 0
         self.frame_end: int | None = None
         self.violated = False
@@ -142,7 +145,10 @@ class Machine:
         if length > self.limits.text or self.kept + length > self.limits.text_total:
             offset = self.base + pos
             return Blob(offset, length, text=True), self.skip(pos, length)
+        offset = self.base + pos
         raw, pos = self.take(pos, length)
+        if encoding == "latin-1":  # a string of Python 2 may be bytes
+            self.note_binary(offset, raw)
         if length > 4096:
             self.kept += length
         return self.decoded(raw, encoding, here), pos
@@ -157,13 +163,21 @@ class Machine:
 
     def binary(self, pos: int, length: int) -> tuple[Node, int]:
         """A counted byte constant: kept, or left in the file as a Blob when it is long."""
+        offset = self.base + pos
         if length > self.limits.binary or self.kept + length > self.limits.text_total:
-            offset = self.base + pos
-            return Blob(offset, length), self.skip(pos, length)
+            blob = Blob(offset, length)
+            self.binaries.append((offset, blob))
+            return blob, self.skip(pos, length)
         raw, pos = self.take(pos, length)
+        self.note_binary(offset, raw)
         if length > 4096:
             self.kept += length
         return raw, pos
+
+    def note_binary(self, offset: int, raw: bytes) -> None:
+        """Remember a byte constant that may hold a file of its own."""
+        if len(raw) >= _SHORTEST_NESTED:
+            self.binaries.append((offset, raw))
 
     def put(self, index: int, value: Node, here: int) -> None:
         """Store a memo entry that does not come in turn."""
