@@ -101,7 +101,7 @@ def read_training_args(source: ByteSource) -> TrainingArgs:
         runtime=runtime,
         world_size=_whole(process.get("num_processes")),
         process_index=_whole(process.get("process_index")),
-        n_gpu=_whole(runtime.get("_n_gpu", runtime.get("n_gpu"))),
+        n_gpu=_gpus(runtime),
         distributed_type=process.get("distributed_type") if isinstance(process.get("distributed_type"), str) else None,
         secrets=tuple(secrets),
         faults=faults.sealed(),
@@ -119,6 +119,14 @@ def read_training_args_yaml(source: ByteSource) -> TrainingArgs:
     secrets: list[str] = []
     shown = {name: _without_secrets(name, value, name, secrets) for name, value in values.items()}
     return TrainingArgs(None, shown, {}, None, None, None, None, tuple(secrets), faults)
+
+
+def _gpus(runtime: Mapping[str, Any]) -> int | None:
+    """`_n_gpu`; releases before 4.0 cached the pair (device, number of GPUs) instead."""
+    cached = runtime.get("__cached__setup_devices")
+    if isinstance(cached, list) and len(cached) == 2:
+        return _whole(cached[1])
+    return _whole(runtime.get("_n_gpu", runtime.get("n_gpu")))
 
 
 def _whole(value: object) -> int | None:

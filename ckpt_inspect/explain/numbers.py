@@ -27,6 +27,11 @@ def short(value: float | None, digits: int = 4) -> str:
     return f"{value:.{max(0, digits - 1 - magnitude)}f}"
 
 
+def plainly(value: float | None, digits: int = 6) -> str:
+    """A value that is a setting rather than a measurement, without padding: 0.005, 2e-05, 0.1."""
+    return "unknown" if value is None else f"{value:.{digits}g}"
+
+
 def apart(first: float, second: float, digits: int = 3) -> tuple[str, str]:
     """Two numbers with as many digits as it takes to tell them apart (at most 10)."""
     for count in range(digits, 11):
