@@ -17,11 +17,11 @@ def show(path: str | os.PathLike[str], *, base: str | os.PathLike[str] | None = 
     Raises:
         UnreadableError: the path cannot be read at all.
     """
-    from ckpt_inspect.report.json_text import finite
+    from ckpt_inspect.report.json_text import jsonable
     from ckpt_inspect.report.show_document import show_document
     from ckpt_inspect.run import open_run
 
-    document: dict[str, Any] = finite(show_document(open_run(path), base=Path(base) if base is not None else None))
+    document: dict[str, Any] = jsonable(show_document(open_run(path), base=Path(base) if base is not None else None))
     return document
 
 
@@ -33,8 +33,8 @@ def args(path: str | os.PathLike[str], *, diff: str | os.PathLike[str] | None = 
         UnreadableError: the path cannot be read at all.
     """
     from ckpt_inspect.report.args_document import args_document
-    from ckpt_inspect.report.json_text import finite
+    from ckpt_inspect.report.json_text import jsonable
     from ckpt_inspect.run import open_run
 
-    document: dict[str, Any] = finite(args_document(open_run(path), open_run(diff) if diff is not None else None))
+    document: dict[str, Any] = jsonable(args_document(open_run(path), open_run(diff) if diff is not None else None))
     return document

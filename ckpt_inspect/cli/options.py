@@ -48,7 +48,11 @@ def _quiet(value: bool) -> None:
 
 
 def _debug(value: bool) -> None:
-    SESSION.debug = SESSION.debug or value
+    if value and not SESSION.debug:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")  # to standard error
+        SESSION.debug = True
 
 
 _COMMON: dict[str, Any] = {

@@ -220,7 +220,7 @@ def _arithmetic(
     ranks: Mapping[int, int],
 ) -> tuple[str, ...]:
     lines: list[str] = []
-    if config is not None and scaling is not None and config.r:
+    if config is not None and scaling is not None and config.r and config.alpha is not None:
         divisor = f"sqrt({config.r})" if config.use_rslora else str(config.r)
         lines.append(
             f"scaling: alpha / {'sqrt(r)' if config.use_rslora else 'r'} = {config.alpha:g} / {divisor} = {scaling:.4g}"

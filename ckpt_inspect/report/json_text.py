@@ -13,15 +13,15 @@ def json_text(document: Mapping[str, Any], *, indent: int | None = 2) -> str:
     try:
         return json.dumps(document, indent=indent, ensure_ascii=True, allow_nan=False)
     except ValueError:
-        return json.dumps(finite(document), indent=indent, ensure_ascii=True, allow_nan=False)
+        return json.dumps(jsonable(document), indent=indent, ensure_ascii=True, allow_nan=False)
 
 
-def finite(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """`value` with every NaN and infinity as the strings "NaN", "Infinity", "-Infinity"."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [jsonable(item) for item in value]
     return value

@@ -78,9 +78,9 @@ class Screen:
         """One paragraph, wrapped; following lines are indented by `hang` columns (by `indent` if None)."""
         self._paragraph(" " * indent, pieces, hang if hang is not None else indent)
 
-    def field(self, label: str, *pieces: Piece, label_width: int = 12) -> None:
+    def field(self, label: str, *pieces: Piece, label_width: int = 12, style: Style = "bold") -> None:
         """A label and a wrapped text beside it."""
-        start = self._styled(label, "bold") + " " * max(1, label_width - text_width(label))
+        start = self._styled(label, style) + " " * max(1, label_width - text_width(label))
         self._paragraph(start, pieces, label_width, used=max(label_width, text_width(label) + 1))
 
     def table(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+import logging
 from typing import Any
 
 from ckpt_inspect.artifacts.trainer_state import TrainerState
 from ckpt_inspect.explain.answer import plain
+from ckpt_inspect.explain.resume import CheckpointResume, explain_resume
+from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.run import Checkpoint, Run
 
 Json = dict[str, Any]
+_LOG = logging.getLogger(__name__)
 
 
 def checkpoint_rows(run: Run) -> list[Json]:
@@ -55,11 +58,13 @@ def zero_facts(checkpoint: Checkpoint) -> Json | None:
     }
 
 
-def _resume(run: Run) -> dict[str, Any]:
+def _resume(run: Run) -> dict[str, CheckpointResume]:
     try:
-        explain = import_module("ckpt_inspect.explain.resume").explain_resume
-        answer = explain(run)
-    except ImportError:
+        answer = explain_resume(run)
+    except Exception as error:  # noqa: BLE001  # a mistake of ours in one topic must not hide the others
+        fault = Fault("topic-failed", f"working out the resume failed ({type(error).__name__}); please report it")
+        run.read_faults.append(("", fault))
+        _LOG.debug("%s", fault.message, exc_info=True)
         return {}
     return {item.path: item for item in answer.checkpoints} if answer is not None else {}
 
@@ -72,9 +77,11 @@ def _logs(run: Run, checkpoint: Checkpoint) -> list[TrainerState]:
 
 
 def _loss(run: Run, checkpoint: Checkpoint) -> float | None:
-    """The training loss logged at the checkpoint's step, else the last one logged before it."""
+    """The training loss logged at the checkpoint's step, else the last one before it in a log that reaches the step."""
     step = checkpoint.step
     for state in _logs(run, checkpoint):
+        if step is not None and state.global_step is not None and state.global_step < step:
+            continue
         logged = [entry for entry in state.train if entry.step is not None and (step is None or entry.step <= step)]
         if logged:
             value = logged[-1].values.get("loss")

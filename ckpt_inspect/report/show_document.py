@@ -5,91 +5,74 @@ The document is plain JSON data (``docs/schema/show.json`` describes it). Nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from importlib import import_module
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ckpt_inspect import __version__
 from ckpt_inspect.explain.answer import plain
+from ckpt_inspect.formats.fault import Fault
+from ckpt_inspect.report.explain_document import TOPICS, explain_topics
 from ckpt_inspect.report.show_checkpoints import checkpoint_rows
 from ckpt_inspect.report.show_facts import (
-    adapter_facts,
     best_facts,
-    evaluation_facts,
-    loss_facts,
     model_facts,
     progress,
 )
 from ckpt_inspect.run import Artifact, Run
 
 Json = dict[str, Any]
+_LOG = logging.getLogger(__name__)
 
-# key of the document -> module and function of `explain`, whether it takes the base model's directory, the contract's keys
-TOPICS: dict[str, tuple[str, str, bool, tuple[str, ...]]] = {
-    "loss": ("loss", "explain_loss", False, ("first", "final", "minimum", "average")),
+# key of the document -> the keys of its object in the contract (docs/schema/show.json)
+CONTRACT: dict[str, tuple[str, ...]] = {
+    "loss": ("first", "final", "minimum", "average"),
     "learning_rate": (
-        "schedule",
-        "explain_schedule",
-        False,
-        ("scheduler", "warmup_steps", "peak", "final", "verdict", "max_relative_error", "explanation"),
+        "scheduler",
+        "warmup_steps",
+        "peak",
+        "final",
+        "verdict",
+        "max_relative_error",
+        "explanation",
     ),
     "batches": (
-        "batches",
-        "explain_batches",
-        False,
-        (
-            "per_device",
-            "gradient_accumulation",
-            "world_size",
-            "global_batch",
-            "steps_per_epoch",
-            "dataset_rows",
-            "explanation",
-        ),
+        "per_device",
+        "gradient_accumulation",
+        "world_size",
+        "global_batch",
+        "steps_per_epoch",
+        "dataset_rows",
+        "explanation",
     ),
-    "evaluation": ("evaluation", "explain_evaluation", False, ("kind", "generated", "metrics", "explanation")),
+    "evaluation": ("kind", "generated", "metrics", "explanation"),
     "adapter": (
-        "adapter_size",
-        "explain_adapter",
-        False,
-        (
-            "peft_type",
-            "base_model",
-            "rank",
-            "alpha",
-            "scaling",
-            "target_modules",
-            "trainable_parameters",
-            "dtypes",
-            "bytes",
-        ),
+        "peft_type",
+        "base_model",
+        "rank",
+        "alpha",
+        "scaling",
+        "target_modules",
+        "trainable_parameters",
+        "dtypes",
+        "bytes",
     ),
     "new_tokens": (
-        "new_tokens",
-        "explain_tokens",
-        True,
-        (
-            "count",
-            "tokens",
-            "tokenizer_length",
-            "max_token_id",
-            "base_rows",
-            "saved_rows",
-            "input_embedding",
-            "output_embedding",
-            "tied",
-            "verdict",
-            "explanation",
-        ),
+        "count",
+        "tokens",
+        "tokenizer_length",
+        "max_token_id",
+        "base_rows",
+        "saved_rows",
+        "input_embedding",
+        "output_embedding",
+        "tied",
+        "verdict",
+        "explanation",
     ),
 }
-
-_FACTS: dict[str, Callable[[Run], Json | None]] = {
-    "loss": loss_facts,
-    "evaluation": evaluation_facts,
-    "adapter": adapter_facts,
-}
+_AVERAGE = ("reported", "source", "recomputed", "relative_error", "verdict", "explanation")
 
 
 def header(verb: str, run: Run) -> Json:
@@ -108,8 +91,9 @@ def show_document(run: Run, *, base: Path | None = None) -> Json:
         "artifacts": [artifact_row(artifact) for artifact in run.all_artifacts],
         "progress": progress(run),
     }
-    for key in TOPICS:
-        document[key] = topic(key, run, base)
+    answers = _answers(run, base)
+    for key in CONTRACT:
+        document[key] = answers.get(key)
         if key == "batches":
             document["best"] = best_facts(run)
     document["checkpoints"] = checkpoint_rows(run)
@@ -136,18 +120,26 @@ def artifact_row(artifact: Artifact) -> Json:
     }
 
 
-def topic(key: str, run: Run, base: Path | None) -> Json | None:
-    """The answer to one topic in the contract's keys; the bare facts where the topic has no answer."""
-    module, function, takes_base, keys = TOPICS[key]
-    try:
-        explain = getattr(import_module(f"ckpt_inspect.explain.{module}"), function)
-    except ImportError:
-        return _FACTS[key](run) if key in _FACTS else None
-    answer = explain(run, base=base) if takes_base else explain(run)
-    if answer is None:
-        return None
-    whole = plain(answer)
-    return {name: whole.get(name) for name in keys} if isinstance(whole, dict) else None
+def _answers(run: Run, base: Path | None) -> Json:
+    """The answers of `explain` that the contract has an object for, cut to its keys."""
+    names = tuple(topic.name for topic in TOPICS if topic.key in CONTRACT)
+    found: Json = {}
+    for topic in names:
+        try:
+            (item,) = explain_topics(run, (topic,), base=base) or (None,)
+        except Exception as error:  # noqa: BLE001  # a mistake of ours in one topic must not hide the others
+            fault = Fault("topic-failed", f"working out the {topic} failed ({type(error).__name__}); please report it")
+            run.read_faults.append(("", fault))
+            _LOG.debug("%s", fault.message, exc_info=True)
+            continue
+        if item is None or item.answer is None:
+            continue
+        whole = {name: plain(getattr(item.answer, name, None)) for name in CONTRACT[item.topic.key]}
+        average = whole.get("average")
+        if isinstance(average, dict):
+            whole["average"] = {name: average.get(name) for name in _AVERAGE}
+        found[item.topic.key] = whole
+    return found
 
 
 def _findings(run: Run, base: Path | None) -> Json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,16 +42,6 @@ def _progress(step: Any, most: Any, epoch: Any, epochs: Any, finished: bool | No
     }
 
 
-def loss_facts(run: Run) -> Json | None:
-    """First, final and lowest logged loss."""
-    newest = run.newest_trainer_state
-    if newest is None:
-        return None
-    state = newest[0]
-    points = {"first": state.first_loss, "final": state.final_loss, "minimum": state.minimum_loss}
-    return {**{key: plain(point) for key, point in points.items()}, "average": None}
-
-
 def best_facts(run: Run) -> Json | None:
     """The best checkpoint as trainer_state.json names it, and whether it is here."""
     newest = run.newest_trainer_state
@@ -74,7 +63,7 @@ def best_facts(run: Run) -> Json | None:
     }
 
 
-def _best_metric_name(run: Run, step: int | None, value: float) -> str | None:
+def _best_metric_name(run: Run, step: int | None, value: float | None) -> str | None:
     """The metric by training_args.bin, else the eval value logged at that step that is the best value."""
     for state in states_newest_first(run):
         if state.training_args is not None:
@@ -98,47 +87,6 @@ def states_newest_first(run: Run) -> Iterator[StateDirectory]:
             yield checkpoint
 
 
-def adapter_state(run: Run) -> StateDirectory | None:
-    """The state whose adapter stands for the run: the root's, else the newest checkpoint's."""
-    return next((state for state in states_newest_first(run) if state.has("adapter_config", "adapter_weights")), None)
-
-
-def adapter_facts(run: Run) -> Json | None:
-    """The adapter as its configuration and its weights' header state it."""
-    state = adapter_state(run)
-    if state is None:
-        return None
-    config, weights = state.adapter_config, state.adapter_weights
-    tensors = weights.tensors if weights is not None else ()
-    files = [artifact for artifact in state.artifacts if artifact.kind == "adapter_weights"]
-    return {
-        "peft_type": config.peft_type if config else None,
-        "base_model": config.base_model if config else None,
-        "rank": config.r if config else None,
-        "alpha": plain(config.alpha) if config else None,
-        "scaling": None,
-        "target_modules": plain(config.target_modules) if config else None,
-        "trainable_parameters": None,
-        "dtypes": sorted(Counter(tensor.dtype for tensor in tensors)) if tensors else None,
-        "bytes": sum(artifact.bytes for artifact in files if artifact.parent == state.path) or None,
-    }
-
-
-def evaluation_facts(run: Run) -> Json | None:
-    """The metrics of the last evaluation, by file or by log."""
-    results = run.results
-    metrics: Json = {}
-    for split in ("eval", "predict", "test", "all"):
-        if split in results:
-            metrics.update(
-                {key: value for key, value in results[split].values.items() if "eval_" in key or "predict_" in key}
-            )
-    newest = run.newest_trainer_state
-    if not metrics and newest is not None and newest[0].evals:
-        metrics = {key: value for key, value in newest[0].evals[-1].values.items() if key.startswith("eval_")}
-    return {"kind": "other" if metrics else "none", "generated": None, "metrics": plain(metrics), "explanation": ""}
-
-
 def model_facts(run: Run) -> Json | None:
     """What the model is, by its config, and what its weight files hold, by their headers."""
     state = next((state for state in states_newest_first(run) if state.has("model_config")), None)
@@ -152,7 +100,7 @@ def model_facts(run: Run) -> Json | None:
         "model_type": config.model_type if config else None,
         "vocab_size": config.vocab_size if config else None,
         "dtype": config.dtype if config else None,
-        "parameters": sum(tensor.numel for tensor in weights.tensors) if weights else None,
+        "parameters": weights.parameters if weights else None,
         "dtypes": sorted({tensor.dtype for tensor in weights.tensors}) if weights else None,
         "weights_in": (holder.path or ".") if holder is not None and weights is not None else None,
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 from ckpt_inspect.printable import printable
 from ckpt_inspect.report.numbers import counted, listed, size
-from ckpt_inspect.report.screen import Screen, Span, text_width
+from ckpt_inspect.report.screen import Screen, Span, Style, text_width
 from ckpt_inspect.run import groups
 
 Json = dict[str, Any]
@@ -20,7 +20,7 @@ def file_groups(screen: Screen, document: Json) -> None:
     if document["kind"] == "file" or not rows:
         return
     below = tuple(f"{row['path']}/" for row in (*document["checkpoints"], *document["nested"]) if row["path"] != ".")
-    screen.heading("Files")
+    screen.heading(f"Files ({counted(len(rows), 'file')}, {size(sum(row['bytes'] for row in rows))})")
     for id_, title in groups():
         members = [row for row in rows if row["group"] == id_]
         if not members:
@@ -33,14 +33,9 @@ def file_groups(screen: Screen, document: Json) -> None:
             text += (
                 (", " if text else "") + f"{elsewhere:,} " + ("in checkpoints" if document["checkpoints"] else "below")
             )
-        style = "warn" if id_ in ("leftover", "unknown") else ""
-        screen.field(
-            f"  {title}",
-            Span(size(sum(row["bytes"] for row in members)), "dim"),
-            "  ",
-            Span(text, style),
-            label_width=28,
-        )  # type: ignore[arg-type]
+        style: Style = "warn" if id_ in ("leftover", "unknown") else ""
+        label = f"  {title:<14}{size(sum(row['bytes'] for row in members)):>8}"
+        screen.field(label, Span(text, style), label_width=len(label) + 2, style="")
 
 
 def _names(rows: list[Json]) -> list[str]:
@@ -76,12 +71,9 @@ def file_list(screen: Screen, document: Json) -> None:
             needed = f" Needed for {', '.join(row['needed_for'])}." if row["needed_for"] else ""
             detail = f" ({printable(row['detail'], 120)})" if row.get("detail") else ""
             if screen.width >= _WIDE:
-                label = f"  {path}".ljust(longest + 4)
+                label = f"  {path}{' ' * max(1, longest + 2 - text_width(path))}{size(row['bytes']):>8}"
                 screen.field(
-                    label,
-                    Span(f"{size(row['bytes']):>8}", "dim"),
-                    f"  {row['purpose']}{needed}{detail}",
-                    label_width=longest + 4,
+                    label, f"{row['purpose']}{needed}{detail}", label_width=text_width(label) + 2, style="accent"
                 )
             else:
                 screen.line(Span(path, "accent"), f"  {size(row['bytes'])}", indent=2)

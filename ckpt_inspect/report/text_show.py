@@ -36,7 +36,7 @@ def _headline(screen: Screen, document: Json) -> None:
     screen.line(Span(name, "bold"), f": {what_it_is(document)}")
     artifacts = document["artifacts"]
     total = sum(row["bytes"] for row in artifacts)
-    pieces = [f"{counted(len(artifacts), 'file')}, {size(total)}"]
+    pieces = [] if artifacts and document["kind"] != "file" else [size(total)] if artifacts else []
     if document["producers"]:
         names = [
             printable(f"{row['name']} {row['version']}" if row["version"] else row["name"], 60)
@@ -46,7 +46,8 @@ def _headline(screen: Screen, document: Json) -> None:
     if document["hub"]:
         hub = document["hub"]
         pieces.append(printable(f"Hugging Face cache of {hub['repo_id']} at {(hub['revision'] or '?')[:12]}"))
-    screen.line(Span(". ".join(pieces) + ".", "dim"))
+    if pieces:
+        screen.line(Span(". ".join(pieces) + ".", "dim"))
     screen.blank()
 
 
@@ -86,7 +87,7 @@ def _ranks(zero: Json | None) -> str:
 
 
 def _base(adapter: Json | None) -> str:
-    return f" for {printable(adapter['base_model'], 80)}" if adapter and adapter["base_model"] else ""
+    return f" on {printable(adapter['base_model'], 80)}" if adapter and adapter["base_model"] else ""
 
 
 def _has_weights(document: Json) -> bool:
@@ -136,7 +137,9 @@ def _training(document: Json) -> list[Piece]:
     if progress["finished"] and most and step < most:
         return [Span("ended early", "warn"), f" at {done}{epochs}"]
     state = Span("finished", "good") if progress["finished"] else Span("not finished", "warn")
-    return [state, f" at {done}{epochs}"]
+    furthest = max((row for row in document["checkpoints"] if row["step"]), key=lambda row: row["step"], default=None)
+    further = f"; {printable(furthest['path'], 80)} was begun later" if furthest and furthest["step"] > step else ""
+    return [state, f" at {done}{epochs}{further}."]
 
 
 def _loss(document: Json) -> list[Piece]:
@@ -152,9 +155,15 @@ def _loss(document: Json) -> list[Piece]:
             pieces.append(f", lowest {loss(minimum['value'])} at step {minimum['step']}")
         pieces.append(". ")
     if average and average["reported"] is not None:
-        pieces.append(f"train_loss {loss(average['reported'])}")
-        pieces.append(f": {average['explanation']}" if average["explanation"] else ".")
+        explained = first_sentence(average["explanation"] or "")
+        pieces.append(explained or f"train_loss {loss(average['reported'])}.")
     return pieces
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of an explanation; `explain` says the rest."""
+    head, stop, _ = text.partition(". ")
+    return head + "." if stop else text
 
 
 def _evaluation(document: Json) -> list[Piece]:
@@ -250,7 +259,10 @@ def _new_tokens(document: Json) -> list[Piece]:
     if not answer or answer["verdict"] == "none":
         return []
     good = answer["verdict"] == "trained"
-    return [Span(answer["verdict"].replace("_", " "), "good" if good else "warn"), f". {answer['explanation']}"]
+    return [
+        Span(answer["verdict"].replace("_", " "), "good" if good else "warn"),
+        f". {first_sentence(answer['explanation'])}",
+    ]
 
 
 def _nested(screen: Screen, document: Json) -> None:

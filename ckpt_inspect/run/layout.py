@@ -113,7 +113,11 @@ def read_layout(directories: Mapping[str, Directory]) -> Layout:
     named = {path: place for path in directories if path and (place := _state_place(directories[path], directories))}
     tags = {path: "" for path, directory in directories.items() if path and directory.kinds & SHARD_KINDS}
     root_is_state = _is_saved_state(root, directories, named, tags)
-    collection = not root_is_state and not _is_state(root) and not _child_states(root, named, tags)
+    trials = any(
+        directory_role(directories[child].name) == "hpo_trial" and _child_states(directories[child], named, tags)
+        for child in root.children
+    )
+    collection = not (root_is_state or trials or _is_state(root) or _child_states(root, named, tags))
     nested_roots = _nested_roots(directories, named, tags, collection=collection)
 
     states: dict[str, StatePlace] = {}

@@ -27,15 +27,34 @@ from ckpt_inspect.run.state import StateDirectory, fact, sorted_tags
 from ckpt_inspect.storage import Entry, LocalTree
 
 if TYPE_CHECKING:
+    from ckpt_inspect.artifacts.latest_tag import LatestTag
     from ckpt_inspect.artifacts.trainer_state import TrainerState
 
 
 @dataclass(eq=False)
 class Checkpoint(StateDirectory):
-    """One saved state of a run; `form` says by which convention its directory is one."""
+    """One saved state of a run.
+
+    Attributes:
+        form: by which convention its directory is one.
+        named_step: the step its name states.
+        holder: for a DeepSpeed tag that is a state of its own, the directory that holds it and `latest`.
+    """
 
     form: StateForm = "checkpoint"
     named_step: int | None = None
+    holder: str | None = None
+
+    @fact
+    def latest(self) -> LatestTag | None:
+        """The file `latest`, which lies beside a tag directory."""
+        place = self.path if self.holder is None else self.holder
+        path = f"{place}/latest".lstrip("/")
+        if self.tree.get(path) is None:
+            return None
+        from ckpt_inspect.artifacts.latest_tag import read_latest_tag
+
+        return self._read(path, read_latest_tag)
 
     @property
     def step(self) -> int | None:
@@ -200,6 +219,7 @@ def _checkpoint(run: Run, layout: Layout, place: StatePlace, by_state: Mapping[s
         read_faults=run.read_faults if own else [],
         form=place.form,
         named_step=place.step,
+        holder=layout.tags.get(place.path) if place.form == "tag" else None,
     )
 
 

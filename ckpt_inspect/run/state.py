@@ -6,6 +6,7 @@ that case `read_faults` says why. One bad file never hides the rest.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,8 @@ from ckpt_inspect.run.classify import Artifact
 from ckpt_inspect.storage import ByteSource, LocalTree
 
 if TYPE_CHECKING:
-    from ckpt_inspect.artifacts.adapter import AdapterConfig, AdapterWeights
+    from ckpt_inspect.artifacts.adapter import AdapterConfig
+    from ckpt_inspect.artifacts.adapter_weights import AdapterWeights
     from ckpt_inspect.artifacts.chat_template import ChatTemplates
     from ckpt_inspect.artifacts.fsdp import FsdpState
     from ckpt_inspect.artifacts.latest_tag import LatestTag
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from ckpt_inspect.artifacts.universal import UniversalCheckpoint
     from ckpt_inspect.artifacts.weights import WeightSet
     from ckpt_inspect.artifacts.zero_shards import ZeroTag
+
+_LOG = logging.getLogger(__name__)
 
 _WEIGHT_KINDS = (
     "model_weights",
@@ -232,15 +236,18 @@ class StateDirectory:
 
     @fact
     def adapter_weights(self) -> AdapterWeights | None:
-        """adapter_model.safetensors, else adapter_model.bin."""
-        from ckpt_inspect.artifacts.adapter import read_adapter_weights
+        """The adapter's tensors: adapter_model.safetensors with its shards, else adapter_model.bin."""
+        if not self.has("adapter_weights", "adapter_weights_index", "diffusers_lora"):
+            return None
+        from ckpt_inspect.artifacts.adapter_weights import adapter_weights
+        from ckpt_inspect.artifacts.weights import read_weight_sets
 
-        found = self.own.get("adapter_weights", ())
-        for artifact in sorted(found, key=lambda item: not item.name.endswith(".safetensors")):
-            facts = self._read(artifact.path, read_adapter_weights)
-            if facts is not None:
-                return facts
-        return None
+        sets = self._guarded(self.path, lambda: read_weight_sets(self.tree, self.path)) or ()
+        found = next((item for item in sets if item.role == "adapter"), None)
+        if found is None:
+            return None
+        tensors = ((tensor.name, tensor.dtype, tensor.shape, tensor.nbytes) for tensor in found.tensors)
+        return adapter_weights(tensors, self.adapter_config, file_format=found.kind, faults=found.faults)
 
     @fact
     def model_config(self) -> ModelConfig | None:
@@ -295,7 +302,7 @@ class StateDirectory:
     @property
     def tag(self) -> str | None:
         """The DeepSpeed tag directory this state loads from: the one `latest` names, else the only or highest one."""
-        if self.latest is not None and self.latest.tag is not None:
+        if len(self.tags) > 1 and self.latest is not None and self.latest.tag is not None:
             named = f"{self.path}/{self.latest.tag}".lstrip("/")
             if named in self.tags:
                 return named
@@ -323,12 +330,14 @@ class StateDirectory:
     @fact
     def universal(self) -> UniversalCheckpoint | None:
         """The DeepSpeed universal checkpoint; None where there is none."""
-        from ckpt_inspect.artifacts.universal import read_universal
-
-        places = [tag for tag in self.tags if f"{tag}/zero".lstrip("/") in self.directories]
+        places = {artifact.parent for artifact in self.artifacts if artifact.kind == "universal_parameter"}
         if not places:
             return None
-        return self._guarded(places[-1], lambda: read_universal(self.tree, places[-1]))
+        from ckpt_inspect.artifacts.universal import read_universal
+
+        parameters = sorted(place.rpartition("/")[0] for place in places)[0]  # the directory `zero`
+        tag = parameters.rpartition("/")[0]
+        return self._guarded(tag, lambda: read_universal(self.tree, tag))
 
     # ------------------------------------------------------------- how a file is read
 
@@ -363,6 +372,7 @@ class StateDirectory:
         except Exception as error:  # noqa: BLE001  # a mistake of ours in one reader must not hide the other files
             message = f"the reader failed ({type(error).__name__}); please report this file"
             self.read_faults.append((path, Fault("reader-failed", message, place=path)))
+            _LOG.debug("%s", message, exc_info=True)
         return None
 
 
