@@ -42,7 +42,7 @@ _LOCAL_OPTIMIZER = re.compile(r"optimizer(?:_\d{1,4})?_rank(\d{1,6})\.bin")
 
 @dataclass(frozen=True, slots=True)
 class ShardFile:
-    """One file of shards: `path` in the tree, the `rank` its name states (None: none), bytes, mtime in nanoseconds."""
+    """One file of shards: `path` in the tree, the `rank` its name states from 0 (None: none), bytes, mtime in ns."""
 
     path: str
     rank: int | None
@@ -106,7 +106,7 @@ class DcpDirectory:
         for path in self.temporary:
             log.add("dcp-temporary", "a save was interrupted before it renamed its metadata", place=path)
         missing = [rank for rank in range(max(self.ranks, default=-1) + 1) if rank not in self.ranks]
-        if missing:
+        if missing and self.form == "pickle":  # the safetensors writer leaves out ranks that hold nothing
             shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
             log.add("dcp-rank-missing", f"ranks {shown} have no file though higher ones do", place=self.path)
         try:
@@ -243,7 +243,8 @@ def read_dcp_directory(tree: LocalTree, path: str, entries: list[Entry] | None =
     temporary = sorted(name for name in names if name.endswith(".metadata.tmp"))
     form: Literal["pickle", "safetensors"] = "pickle"
     if not shards and not temporary and ".metadata" not in metadata:
-        shards = [_shard(entry, _HF_SHARD) for entry in entries if _HF_SHARD.fullmatch(entry.name)]
+        # torch numbers these from 1: hf_storage.py prepare_global_plan
+        shards = [_shard(entry, _HF_SHARD, first=1) for entry in entries if _HF_SHARD.fullmatch(entry.name)]
         form, metadata = "safetensors", []
         if not shards:
             return None
@@ -265,14 +266,12 @@ def _of_directories(directories: tuple[DcpDirectory, ...], optimizer: tuple[Shar
     kind: Kind = "sharded" if any(_MODEL_DIRECTORY.fullmatch(_last(d.path)) for d in directories) else "dcp"
     if all(_OPTIMIZER_DIRECTORY.fullmatch(_last(d.path)) for d in directories):
         kind = "sharded"
-    numbered = max((rank for d in directories for rank in d.ranks), default=None)
+    world = max((rank for d in directories for rank in d.ranks), default=-1) + 1
     if any(d.form == "safetensors" for d in directories):
-        kind = "dcp-safetensors"
-        # torch numbers these from 1: hf_storage.py prepare_global_plan, enumerate(plans, start=1)
-        return FsdpState(kind, directories, (), optimizer, numbered, "the highest number after `shard-`")
-    world = numbered + 1 if numbered is not None else None
-    evidence = "the highest rank in the names of the .distcp files" if world else "no file name states a rank"
-    return FsdpState(kind, directories, (), optimizer, world, evidence)
+        kind, evidence = "dcp-safetensors", "the highest number after `shard-`"
+    else:
+        evidence = "the highest rank in the names of the .distcp files" if world else "no file name states a rank"
+    return FsdpState(kind, directories, (), optimizer, world or None, evidence)
 
 
 def _files(
@@ -287,9 +286,9 @@ def _files(
     return tuple(sorted(found, key=lambda file: (file.rank if file.rank is not None else -1, file.name)))
 
 
-def _shard(entry: Entry, pattern: re.Pattern[str]) -> ShardFile:
+def _shard(entry: Entry, pattern: re.Pattern[str], *, first: int = 0) -> ShardFile:
     match = pattern.fullmatch(entry.name)
-    return ShardFile(entry.path, int(match[1]) if match else None, entry.size, entry.mtime_ns)
+    return ShardFile(entry.path, max(int(match[1]) - first, 0) if match else None, entry.size, entry.mtime_ns)
 
 
 def _first_number(name: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ckpt_inspect.formats.dtypes import DType
+from ckpt_inspect.formats.torch_types import is_contiguous
 
 MAX_RANK = 64
 MAX_BYTES = 1 << 63
@@ -30,6 +31,7 @@ class Judgement:
     message: str = ""
     problem: str | None = None
     outside: bool = False
+    contiguous: bool = False
 
 
 def judge_view(
@@ -56,17 +58,18 @@ def judge_view(
     elif dtype.name in _PACKED:
         per = _PACKED[dtype.name]
         span = nbytes = count // shape[-1] * -(-shape[-1] // per) if shape else 1
+    contiguous = is_contiguous(shape, stride)
     if available is None:
-        return Judgement(nbytes, span)
+        return Judgement(nbytes, span, contiguous=contiguous)
     if count and start + span > available:
         message = f"elements {start} to {start + span} of a storage of {available}"
-        return Judgement(nbytes, span, "torch-view-bounds", message, message, outside=True)
+        return Judgement(nbytes, span, "torch-view-bounds", message, message, True, contiguous)
     if nbytes > max(_EXPANSION_FROM, MAX_EXPANSION * dtype.nbytes(available)):
         message = f"a storage of {dtype.nbytes(available)} bytes is shown as {nbytes} bytes"
         return Judgement(nbytes, span, "torch-expand", message, message)
-    if count > 1 and _overlaps(shape, stride):
+    if not contiguous and count > 1 and _overlaps(shape, stride):
         return Judgement(nbytes, span, "torch-aliasing", "several of its elements share their bytes")
-    return Judgement(nbytes, span)
+    return Judgement(nbytes, span, contiguous=contiguous)
 
 
 def _refuse(kind: str, message: str) -> Judgement:

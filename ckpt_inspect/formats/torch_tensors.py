@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from ckpt_inspect.formats.dtypes import BY_TORCH, DType
 from ckpt_inspect.formats.fault_log import FaultLog
-from ckpt_inspect.formats.pickle_nodes import Blob, Call, Global, Node, PersistentId, get_path
+from ckpt_inspect.formats.pickle_nodes import Blob, Call, Global, Node, Pairs, PersistentId, get_path
 from ckpt_inspect.formats.torch_guards import judge_view
 from ckpt_inspect.formats.torch_storages import storage_id
-from ckpt_inspect.formats.torch_types import Kind, Storage, Tensor, contiguous_stride, is_contiguous
+from ckpt_inspect.formats.torch_types import Kind, Storage, Tensor, contiguous_stride
 
 _UTILS = "torch._utils."
 _FROM_TYPE = frozenset(
@@ -147,7 +147,6 @@ class TensorReader:
             problem = "its bytes are not in the file"
         if problem is None and metadata is not None and any(get_path(metadata, bit) is True for bit in ("conj", "neg")):
             problem = "its bytes stand for their conjugate or negative"
-        matching = len(shape) == len(stride)
         return Tensor(
             element.name,
             shape,
@@ -157,7 +156,7 @@ class TensorReader:
             file_offset,
             judgement.nbytes,
             "meta" if claim.location == "meta" and kind == "dense" else kind,
-            matching and is_contiguous(shape, stride),
+            judgement.contiguous,
             len(args) > 4 and args[4] is True,
             problem=problem,
         )
@@ -183,7 +182,6 @@ class TensorReader:
         judgement = judge_view(element, shape, steps, start, None)
         if judgement.kind is not None:
             log.add(judgement.kind, judgement.message, offset=offset)
-        matching = len(shape) == len(steps) and is_contiguous(shape, steps)
         return Tensor(
             element.name,
             shape,
@@ -193,7 +191,7 @@ class TensorReader:
             None,
             judgement.nbytes,
             kind,
-            matching,
+            judgement.contiguous,
             grad is True,
             problem=judgement.problem,
         )
@@ -333,7 +331,8 @@ def dtype_of(node: Node) -> DType | None:
 
 
 def _attributes(state: Node) -> Node:
-    """The `__dict__` of a state that may be a pair with slots (``torch._utils._get_obj_state``)."""
-    if type(state) is tuple and len(state) == 2:
-        return state[0]
-    return state
+    """The attributes of a tensor: its `__dict__`, and with it its slots (``torch._utils._get_obj_state`` pairs them)."""
+    if type(state) is not tuple or len(state) != 2:
+        return state
+    parts = [part for part in state if type(part) is Pairs]
+    return parts[0] if len(parts) == 1 else Pairs([item for part in parts for item in part.items])

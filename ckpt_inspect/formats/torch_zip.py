@@ -22,10 +22,11 @@ from ckpt_inspect.storage import ByteSource
 
 _ORDINARY = re.compile(
     r"(?:data\.pkl|constants\.pkl|version|byteorder|\.format_version|\.storage_alignment|model\.json"
-    r"|(?:data|constants|\.data|code|extra)/.*|[^/]*\.debug_pkl|bytecode\.pkl|mobile_debug_handles\.pkl|attributes\.pkl)\Z",
+    r"|(?:data|constants|\.data|code|extra)/.*|[^/]*\.debug_pkl|bytecode\.pkl|mobile_debug_handles\.pkl|attributes\.pkl|traced_inputs\.pkl)\Z",
     re.DOTALL,
 )
 _CONTAINERS = frozenset({"zip", "pickle", "legacy-torch", "tar", "gzip", "bzip2", "xz", "7z", "rar", "zstd", "lz4"})
+_SCRIPT_PICKLES = ("constants.pkl", "bytecode.pkl", "traced_inputs.pkl", "attributes.pkl", "mobile_debug_handles.pkl")
 _MAX_EXTRA_LOOKED_AT = 64
 # kMinSupportedFileFormatVersion and kMaxSupportedFileFormatVersion of caffe2/serialize/versions.h
 _VERSIONS = range(1, 11)
@@ -51,7 +52,7 @@ def open_zip(source: ByteSource, limits: PickleLimits) -> TorchArchive:
         directory = read_zip_directory(source, sizes)
     log.extend(directory.faults)
     script = directory.find(f"{root}constants.pkl") is not None
-    constants = _run(source, directory, f"{root}constants.pkl", budget, limits, log) if script else None
+    others = [_run(source, directory, f"{root}{name}", budget, limits, log) for name in _SCRIPT_PICKLES if script]
     placed = _placed(source, directory, root, storages, log)
     if not directory.complete:
         _note_truncation(source, placed, log)
@@ -63,7 +64,7 @@ def open_zip(source: ByteSource, limits: PickleLimits) -> TorchArchive:
         sniffed="zip",
         file_size=source.size,
         main=program,
-        programs=(program,) if constants is None else (program, constants),
+        programs=(program, *(other for other in others if other is not None)),
         root=root.rstrip("/"),
         byteorder=_byteorder(source, directory, root, log),
         storages=placed,

@@ -61,7 +61,7 @@ def walk(value: Any, path: str, on_path: set[int]) -> Any:
 
 
 def bits(tensor: torch.Tensor) -> bytes:
-    dense = tensor.detach().contiguous().reshape(-1)
+    dense = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
     if dense.is_quantized:
         dense = dense.int_repr()
     return dense.view(torch.uint8).numpy().tobytes() if dense.numel() else b""
@@ -72,7 +72,7 @@ def describe(file: str) -> dict[str, Any]:
     whole = dict(walk(torch.load(file, map_location="cpu", weights_only=False, pickle_module=loader), "", set()))
     try:
         placed = dict(walk(torch.load(file, map_location="meta", weights_only=False, pickle_module=loader), "", set()))
-    except Exception:  # legacy streams cannot be loaded to meta
+    except Exception:  # noqa: BLE001  # legacy streams cannot be loaded to meta
         placed = {}
     tensors = {}
     for path, tensor in whole.items():
@@ -96,5 +96,5 @@ def describe(file: str) -> dict[str, Any]:
 for line in sys.stdin:
     try:
         print(json.dumps({"file": line.strip(), "tensors": describe(line.strip())}), flush=True)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # whatever torch cannot load is an answer too
         print(json.dumps({"file": line.strip(), "error": f"{type(error).__name__}: {error}"}), flush=True)
