@@ -6,7 +6,6 @@ Sources: deepspeed 0.19.8 ``runtime/engine.py`` `save_checkpoint`, ``utils/zero_
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -14,13 +13,10 @@ from typing import Any, TypeAlias
 from ckpt_inspect.artifacts.zero_files import TagFiles, ZeroFile, group_files
 from ckpt_inspect.artifacts.zero_nodes import walk
 from ckpt_inspect.artifacts.zero_states import ModelState, OptimizerState, read_model_state, read_optimizer_state
+from ckpt_inspect.artifacts.zero_twins import TwinReader
 from ckpt_inspect.errors import UnreadableError
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.storage import LocalTree
-
-# Model files below this size are compared byte for byte with the one before, so that equal ones are parsed once.
-_SAME_FILE_LIMIT = 8 << 20
-
 
 Unreadable: TypeAlias = tuple[ZeroFile, Fault]
 
@@ -93,29 +89,24 @@ def read_zero_tag(tree: LocalTree, directory: str) -> ZeroTag:
 
 
 def read_models(tree: LocalTree, files: Sequence[ZeroFile]) -> tuple[list[ModelState], list[Unreadable]]:
-    """Read model files, each pickle program once; files of equal bytes (stage 3 without frozen parameters) share one.
+    """Read model files; a pickle program met again is not interpreted again (:mod:`.zero_twins`).
 
-    Only the first keeps its `module`: under stage 3 the others hold the same placeholders.
+    Only the first file's `module` counts: under stage 3 the others hold the same placeholders.
     """
     models: list[ModelState] = []
     unreadable: list[Unreadable] = []
-    previous: tuple[bytes, ModelState] | None = None
+    twins = TwinReader()
     for file in files:
         try:
             with tree.open(file.path) as source:
-                digest = b""
-                if len(files) > 1 and file.size <= _SAME_FILE_LIMIT:
-                    digest = hashlib.sha256(source.read_at(0, source.size)).digest()
-                if previous is not None and digest and digest == previous[0]:
-                    models.append(replace(previous[1], path=file.path, rank=file.rank))
-                    continue
-                state = read_model_state(source, file.path, file.rank)
+                state = twins.find(source, file.path, file.rank) if len(files) > 1 else None
+                if state is None:
+                    state = read_model_state(source, file.path, file.rank)
+                    state = _slim(state, models[0]) if models else state
+                    twins.remember(state)
         except UnreadableError as error:
             unreadable.append((file, Fault("zero-unreadable", error.what, place=file.path)))
             continue
-        if models:
-            state = _slim(state, models[0])
-        previous = (digest, state)
         models.append(state)
     return models, unreadable
 
