@@ -17,6 +17,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ckpt_inspect.api import args, show
+    from ckpt_inspect.consolidate.api import (
+        ConsolidationResult,
+        consolidate,
+        iter_tensors,
+        plan_consolidation,
+        verify_consolidation,
+    )
     from ckpt_inspect.errors import CkptInspectError
     from ckpt_inspect.run import Artifact, Checkpoint, Producer, Run, StateDirectory, open_run
 
@@ -30,24 +37,39 @@ _PUBLIC = {
     "Producer": "ckpt_inspect.run",
     "show": "ckpt_inspect.api",
     "args": "ckpt_inspect.api",
+    "ConsolidationResult": "ckpt_inspect.consolidate.api",
+    "plan_consolidation": "ckpt_inspect.consolidate.api",
+    "iter_tensors": "ckpt_inspect.consolidate.api",
+    "verify_consolidation": "ckpt_inspect.consolidate.api",
     "CkptInspectError": "ckpt_inspect.errors",
 }
+# packages that are a verb themselves: they can be called
+_VERBS = frozenset({"consolidate"})
 
 __all__ = [
     "Artifact",
     "Checkpoint",
     "CkptInspectError",
+    "ConsolidationResult",
     "Producer",
     "Run",
     "StateDirectory",
     "__version__",
     "args",
+    "consolidate",
+    "iter_tensors",
     "open_run",
+    "plan_consolidation",
     "show",
+    "verify_consolidation",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")
     module = _PUBLIC.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
