@@ -5,17 +5,19 @@ The table ``knowledge/faults`` gives each kind of fault its rule; :func:`hits` t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect import knowledge
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.printable import printable
-from ckpt_inspect.rules.finding import Hit
+from ckpt_inspect.rules.finding import SEVERITIES, Hit, Severity
 
 if TYPE_CHECKING:
     from ckpt_inspect.rules.subject import Subject
     from ckpt_inspect.run import StateDirectory
+
+_MOST = 3
 
 # facts of one file -> the artifact kinds that file may be
 _SINGLE: dict[str, tuple[str, ...]] = {
@@ -46,20 +48,36 @@ def faults_of(place: StateDirectory) -> tuple[tuple[str, Fault], ...]:
     return found
 
 
-def hits(subject: Subject, *codes: str) -> Iterator[Hit]:
-    """The faults that belong to one of the rules `codes`, as hits with the remedy and severity of the table."""
+def hits(subject: Subject, code: str) -> Iterator[Hit]:
+    """The faults that belong to one rule, one hit per file, with the remedy and severity of the table's worst row."""
     table = knowledge.faults()
+    by_file: dict[str, list[Fault]] = {}
     for path, fault in faults_of(subject.place):
-        row = table.get(fault.kind)
-        if row is None or row.get("rule") not in codes:
-            continue
-        where = f" at byte {fault.offset}" if fault.offset is not None else ""
-        which = f" ({printable(fault.place, 80)})" if fault.place and fault.place != path else ""
-        evidence: dict[str, Any] = {"fault": fault.kind}
-        if fault.offset is not None:
-            evidence["offset"] = fault.offset
-        severity: Any = row["severity"]
-        yield Hit(path, f"{fault.message}{where}{which}.", row.get("remedy"), None, severity, evidence)
+        if table.get(fault.kind, {}).get("rule") == code:
+            by_file.setdefault(path, []).append(fault)
+    for path, faults in by_file.items():
+        faults.sort(key=lambda fault: SEVERITIES.index(_severity(table, fault)))
+        sentences = list(dict.fromkeys(_sentence(path, fault) for fault in faults))
+        shown = " ".join(sentences[:_MOST])
+        more = f" And {len(sentences) - _MOST} more of this kind." if len(sentences) > _MOST else ""
+        evidence: dict[str, Any] = {"faults": sorted({fault.kind for fault in faults})}
+        if faults[0].offset is not None:
+            evidence["offset"] = faults[0].offset
+        remedy = table[faults[0].kind].get("remedy")
+        yield Hit(path, shown + more, remedy, None, _severity(table, faults[0]), evidence)
+
+
+def _severity(table: Mapping[str, Mapping[str, str]], fault: Fault) -> Severity:
+    row: Any = table[fault.kind]["severity"]
+    severity: Severity = row
+    return severity
+
+
+def _sentence(path: str, fault: Fault) -> str:
+    where = f" at byte {fault.offset:,}" if fault.offset is not None else ""
+    which = f" ({printable(fault.place, 80)})" if fault.place and fault.place != path else ""
+    text = f"{fault.message}{where}{which}"
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _collect(place: StateDirectory) -> Iterator[tuple[str, Fault]]:

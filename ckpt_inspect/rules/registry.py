@@ -33,24 +33,7 @@ Check = Callable[["Subject"], Iterator[Hit]]
 CheckT = TypeVar("CheckT", bound=Callable[..., Iterator[Hit]])
 
 SECTIONS = ("Why it matters", "How to fix", "Example", "Source")
-FAMILIES = (
-    "files",
-    "weights",
-    "trainer",
-    "losses",
-    "schedules",
-    "adapters",
-    "new_tokens",
-    "zero",
-    "sharded",
-    "pickles",
-    "resume",
-    "rotation",
-    "tokenizers",
-    "templates",
-    "logs",
-    "cards",
-)
+FAMILIES = ("files",)
 
 
 @dataclass(frozen=True, slots=True)
