@@ -102,6 +102,16 @@ class LossAnswer:
 
 def explain_loss(run: Run) -> LossAnswer | None:
     """Explain the training loss of a run; None where nothing in it speaks of one."""
+    if _MEMO not in run.memo:
+        run.memo[_MEMO] = _work_out(run)
+    answer: LossAnswer | None = run.memo[_MEMO]
+    return answer
+
+
+_MEMO = "loss answer"
+
+
+def _work_out(run: Run) -> LossAnswer | None:
     records = LossRecords(run)
     if not records.course.points and not records.reports:
         return None

@@ -1,0 +1,162 @@
+"""Collects from a run what the batches answer stands on: sizes, processes, epochs, speeds, tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ckpt_inspect.explain.batches_world import WorldEvidence, world_evidence
+from ckpt_inspect.explain.numbers import is_number
+from ckpt_inspect.explain.version import VersionEvidence, newest_training_args, run_version
+
+if TYPE_CHECKING:
+    from ckpt_inspect.artifacts.trainer_state import TrainerState
+    from ckpt_inspect.artifacts.training_args import TrainingArgs
+    from ckpt_inspect.run import Run
+
+_PARALLEL = (
+    "tp_size",
+    "cp_size",
+    "sp_size",
+)  # processes that share the rows of one replica (5.x get_total_train_batch_size)
+_MANY = 1_000_000  # num_train_epochs of a data set without length is sys.maxsize
+
+
+class BatchRecords:
+    """What the directory says about batches, steps and epochs."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        newest = run.newest_trainer_state
+        self.state: TrainerState | None = newest[0] if newest is not None else None
+        self.state_path = newest[1] if newest is not None else ""
+
+    @cached_property
+    def arguments(self) -> TrainingArgs | None:
+        """The training arguments of the last session."""
+        return newest_training_args(self.run)
+
+    @property
+    def version(self) -> VersionEvidence:
+        """The transformers release."""
+        return run_version(self.run)
+
+    def argument(self, name: str) -> float | None:
+        """A numeric training argument."""
+        return self.arguments.number(name) if self.arguments is not None else None
+
+    @property
+    def per_device_asked(self) -> int | None:
+        """per_device_train_batch_size as given; releases before 4.0 called it per_gpu_train_batch_size."""
+        older = self.argument("per_gpu_train_batch_size")
+        value = older if older else self.argument("per_device_train_batch_size")
+        return int(value) if value is not None and value >= 1 else None
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one process (DataParallel); 1 where there are none."""
+        count = self.arguments.n_gpu if self.arguments is not None else None
+        return max(1, count or 1)
+
+    @cached_property
+    def per_device(self) -> int | None:
+        """Rows per device as really used: trainer_state.json's, which auto_find_batch_size may have lowered."""
+        if self.state is not None and self.state.train_batch_size:
+            used = self.state.train_batch_size / self.gpus
+            if used == int(used) and used >= 1:
+                return int(used)
+        return self.per_device_asked
+
+    @cached_property
+    def accumulation(self) -> int | None:
+        """gradient_accumulation_steps."""
+        value = self.argument("gradient_accumulation_steps")
+        return int(value) if value is not None and value >= 1 else None
+
+    @cached_property
+    def world(self) -> tuple[WorldEvidence, ...]:
+        """What tells the number of processes."""
+        return world_evidence(self.run, self.arguments)
+
+    @cached_property
+    def replicas(self) -> int | None:
+        """Processes that see different rows: all of them without tensor, context and sequence parallelism."""
+        if not self.world:
+            return None
+        config = self.arguments.arguments.get("parallelism_config") if self.arguments is not None else None
+        shared = 1
+        for name in _PARALLEL:
+            size = config.get(name) if isinstance(config, Mapping) else None
+            shared *= size if isinstance(size, int) and size > 1 else 1
+        processes = self.world[0].processes
+        return processes // shared if processes % shared == 0 else processes
+
+    @property
+    def split_batches(self) -> bool:
+        """Whether the batch size is that of all processes together (accelerate split_batches)."""
+        config = self.arguments.arguments.get("accelerator_config") if self.arguments is not None else None
+        return isinstance(config, Mapping) and config.get("split_batches") is True
+
+    @property
+    def drop_last(self) -> bool:
+        """dataloader_drop_last."""
+        return self.arguments is not None and self.arguments.flag("dataloader_drop_last") is True
+
+    @property
+    def epochs_asked(self) -> float | None:
+        """num_train_epochs, where the run was planned in epochs and not in max_steps."""
+        planned = self.argument("max_steps")
+        if planned is not None and planned > 0:
+            return None
+        return self.argument("num_train_epochs")
+
+    @property
+    def has_no_length(self) -> bool:
+        """Whether the data set had no length, so that epochs mean nothing."""
+        return self.state is not None and (self.state.num_train_epochs or 0) > _MANY
+
+    def epochs(self, *, rounded: bool) -> Iterator[tuple[int, float]]:
+        """(step, epoch) pairs: the state's own epoch has all digits in every release, log entries from 4.40 on."""
+        state = self.state
+        if state is None:
+            return
+        entries_rounded = self.version.has("epoch_unrounded") is not True
+        if not rounded and state.global_step and state.epoch:
+            yield state.global_step, state.epoch
+            for checkpoint in self.run.checkpoints[-8:]:
+                older = checkpoint.trainer_state
+                if older is not None and older.global_step and older.epoch and older.epoch <= state.epoch:
+                    yield older.global_step, older.epoch
+        if rounded is entries_rounded:
+            for entry in state.log_history:
+                if entry.step and entry.epoch is not None and entry.kind == "train":
+                    yield entry.step, entry.epoch
+
+    @cached_property
+    def summary(self) -> Mapping[str, Any]:
+        """The numbers train() closed with, from trainer_state.json or a results file."""
+        if self.state is not None and self.state.summary is not None:
+            return self.state.summary.values
+        for split in ("train", "all"):
+            results = self.run.results.get(split)
+            if results is not None and "train_runtime" in results.values:
+                return results.values
+        return {}
+
+    def of_summary(self, key: str) -> float | None:
+        """A number of the summary."""
+        value = self.summary.get(key)
+        return float(value) if is_number(value) else None
+
+    @property
+    def repeats_prompts(self) -> bool:
+        """Whether rows of a batch are generations of the same prompt (GRPO, RLOO), so that rows are not data rows."""
+        return self.argument("num_generations") is not None
+
+    @property
+    def packed(self) -> bool:
+        """Whether rows are packed sequences."""
+        return self.arguments is not None and any(
+            self.arguments.flag(name) is True for name in ("packing", "neat_packing", "group_texts")
+        )
