@@ -171,10 +171,10 @@ def _prove_values(draft: Draft, model: ModelState, states: Sequence[OptimizerSta
         "differing_fragments": len(agreement.differing),
         "depth": depth,
     }
-    _settle_slices(draft, model, passed=agreement.passed)
+    _settle_slices(draft, model, passed=agreement.passed, differ=bool(agreement.differing))
 
 
-def _settle_slices(draft: Draft, model: ModelState, *, passed: bool) -> None:
+def _settle_slices(draft: Draft, model: ModelState, *, passed: bool, differ: bool) -> None:
     """Z34 is a hint: values that agree with the module decide, then a configuration known to record wrong addresses."""
     round_robin = walk(model.config, "zero_optimization", "round_robin_gradients") is True
     for index, problem in enumerate(draft.problems):
@@ -183,6 +183,8 @@ def _settle_slices(draft: Draft, model: ModelState, *, passed: bool) -> None:
         if passed:
             why = "the values agree with the module, so the addresses are wrong (ds_to_universal would follow them)"
             draft.problems[index] = note("Z34", f"{problem.message}; {why}", file=problem.file)
+        elif differ:  # Z38 refuses, and says more
+            draft.problems[index] = note("Z34", problem.message, file=problem.file)
         elif round_robin:
             why = "round_robin_gradients makes DeepSpeed record wrong addresses"
             draft.problems[index] = warn("Z34", f"{problem.message}; {why}", file=problem.file)
