@@ -16,6 +16,8 @@ def printable(text: object, limit: int = 120) -> str:
     r"""`text` with all that is invisible or dangerous as ``\u{hex}``, cut at `limit` characters, its length noted."""
     value = text if isinstance(text, str) else str(text)
     total = len(value)
+    if total <= limit and value.isascii() and value.isprintable():
+        return value
     value = value[: limit + 1]  # never work through a 100 kB token to show 120 characters of it
     out: list[str] = []
     combining = 0

@@ -74,6 +74,7 @@ class WeightSet:
         file_faults: (file, fault), the index included.
         others: weight files in the same directory that the loader would not look at.
         metadata: ``__metadata__`` of the first safetensors file.
+        index_path: the index's path in the tree.
     """
 
     kind: WeightKind
@@ -84,6 +85,7 @@ class WeightSet:
     file_faults: tuple[tuple[str, Fault], ...]
     others: tuple[str, ...] = ()
     metadata: Mapping[str, str] | None = None
+    index_path: str | None = None
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -237,7 +239,16 @@ def _read(tree: LocalTree, directory: str, family: _Family) -> WeightSet:
         for tensor in tensors:
             held[tensor.file[len(prefix) :]].append((tensor.name, tensor.nbytes))
         faults.extend((family.index.path, fault) for fault in check_shards(index, held))
-    return WeightSet(kind, family.role, tuple(tensors), tuple(paths), index, tuple(faults), metadata=metadata)
+    return WeightSet(
+        kind,
+        family.role,
+        tuple(tensors),
+        tuple(paths),
+        index,
+        tuple(faults),
+        metadata=metadata,
+        index_path=family.index.path if family.index is not None else None,
+    )
 
 
 def _read_index(
