@@ -7,7 +7,7 @@ because torch is what loads these files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ckpt_inspect.formats.fault_log import FaultLog
 from ckpt_inspect.formats.zip_records import (
@@ -75,10 +75,20 @@ def _read_end(source: ByteSource, tail: bytes, base: int, position: int, log: Fa
         log.add("zip-trailing", f"{trailing} bytes follow the end of the archive", offset=source.size - trailing)
     elif trailing < 0:
         log.add("zip-truncated", f"the archive's comment is {-trailing} bytes shorter than stated", offset=where)
-    if tail.find(END_SIGNATURE, position + END.size) >= 0:
-        log.add("zip-ambiguous-end", "a second end record lies in what follows the first; readers differ", offset=where)
+    if tail.find(END_SIGNATURE, position + END.size) >= 0 or _enclosed(tail, position):
+        log.add("zip-ambiguous-end", "one end record lies in the comment of another; readers differ", offset=where)
     plain = End(where, entries, size, offset, comment, False, bool(disk or directory_disk or here != entries), where)
     return _zip64_end(source, plain, log) or plain
+
+
+def _enclosed(tail: bytes, position: int) -> bool:
+    """Whether an earlier end record claims everything after it, `position` included, as its comment."""
+    earlier = tail.rfind(END_SIGNATURE, 0, position)
+    while earlier >= 0:
+        if earlier + END.size + END.unpack_from(tail, earlier)[7] == len(tail):
+            return True
+        earlier = tail.rfind(END_SIGNATURE, 0, earlier)
+    return False
 
 
 def _zip64_end(source: ByteSource, plain: End, log: FaultLog) -> End | None:
@@ -105,7 +115,7 @@ def _zip64_end(source: ByteSource, plain: End, log: FaultLog) -> End | None:
             f"the zip64 record puts a directory of {size} bytes at {directory_offset}, past the end of the file",
             offset=offset,
         )
-        return None
+        return replace(plain, directory_end=offset)
     agrees = all(
         narrow in (wide, limit)
         for narrow, wide, limit in (
@@ -166,12 +176,12 @@ def locate_directory(source: ByteSource, end: End, log: FaultLog) -> DirectoryPl
             size = max(size, end.directory_end - stated)
         return DirectoryPlace(stated, size, 0)
     if at_counted:
-        shift = counted - stated
+        shift = counted - stated if end.zip64 or stated != SATURATED_32 else 0
         if shift > 0 and source.read_at(0, 4) == LOCAL_SIGNATURE:
             log.add("zip-concatenated", f"another archive of {shift} bytes stands before the last one", offset=0)
         elif shift > 0:
             log.add("zip-prefix", f"{shift} bytes stand before the archive; torch does not load it", offset=0)
-        else:
+        elif shift < 0:
             log.add("zip-truncated", f"{-shift} bytes are missing before the directory", offset=counted)
         return DirectoryPlace(counted, end.directory_size, shift)
     log.add("zip-directory-bounds", "there is no directory where the end record puts it", offset=end.offset)

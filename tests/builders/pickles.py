@@ -6,7 +6,7 @@ import io
 import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(eq=False)
@@ -55,7 +55,7 @@ class Shared:
 class Writer(pickle._Pickler):  # type: ignore[name-defined,misc]
     """The pure Python pickler, taught the classes above; `resolve` may turn further objects into them."""
 
-    dispatch = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[Any, Any]] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
 
     def __init__(self, file: Any, protocol: int, resolve: Callable[[Any], Any] | None = None) -> None:
         super().__init__(file, protocol)
