@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect import knowledge
+from ckpt_inspect.explain.divergence import diverged_at
 from ckpt_inspect.explain.resume import Backend, CheckpointParts
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.printable import printable
@@ -56,7 +56,7 @@ def parts_of(run: Run, checkpoint: Checkpoint) -> CheckpointParts:
         lacks_fields=_lacks(checkpoint),
         save_only_model=arguments.get("save_only_model") is True,
         interrupted=_interrupted(checkpoint, trainer=trainer),
-        diverged_at=_diverged_at(checkpoint),
+        diverged_at=diverged_at(run, checkpoint.step),
         universal=checkpoint.universal is not None,
     )
 
@@ -76,17 +76,6 @@ def _trainer_state(checkpoint: StateDirectory) -> str:
     if not state.complete:
         return _worst(state.faults) or "it ends in the middle"
     return "present"
-
-
-def _diverged_at(checkpoint: StateDirectory) -> int | None:
-    """The step from which the log shows only NaN losses (or 0.0, as the filter writes them), up to this checkpoint."""
-    state = checkpoint.trainer_state
-    since: int | None = None
-    for entry in state.train if state is not None else ():
-        loss = entry.number("loss")
-        bad = entry.masked or (loss is not None and not math.isfinite(loss))
-        since = (since if since is not None else entry.step) if bad else None
-    return since
 
 
 def _lacks(checkpoint: StateDirectory) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect.errors import UsageError
+from ckpt_inspect.explain.divergence import masked_steps
 from ckpt_inspect.explain.numbers import is_number
 from ckpt_inspect.printable import printable
 
@@ -212,11 +213,13 @@ def seconds_of(text: object) -> float | None:
 
 def _lines(run: Run) -> tuple[tuple[Logged, ...], str]:
     state, where = run.newest_trainer_state or (None, "")
+    masked = masked_steps(run)
     if state is not None and any(entry.kind in ("train", "eval") for entry in state.log_history):
         return tuple(
             line
             for entry in state.log_history
-            if entry.kind != "summary" and (line := _logged(entry.step, entry.values, masked=entry.masked))
+            if entry.kind != "summary"
+            and (line := _logged(entry.step, entry.values, masked=entry.kind == "train" and entry.step in masked))
         ), where
     log = run.trainer_log
     if log is not None:
@@ -279,11 +282,10 @@ def _best_and_average(run: Run) -> tuple[int | None, float | None]:
 
 def _notes(run: Run, lines: Sequence[Logged], source: str, joins: Sequence[int], replayed: int) -> tuple[str, ...]:
     notes = [] if lines else [f"nothing was logged ({printable(source)})"]
-    state, _ = run.newest_trainer_state or (None, "")
-    if state is not None and state.masked_losses:
-        steps = [entry.step for entry in state.masked_losses if entry.step is not None]
-        since = f" from step {steps[0]}" if steps else ""
-        notes.append(f"loss: {len(state.masked_losses)} values{since} were logged as 0.0 but were NaN; shown as gaps")
+    if masked := masked_steps(run):
+        notes.append(
+            f"loss: {len(masked)} values from step {min(masked)} were logged as 0.0 but were NaN; shown as gaps"
+        )
     if joins:
         steps = ", ".join(str(step) for step in joins)
         notes.append(

@@ -33,7 +33,12 @@ Check = Callable[["Subject"], Iterator[Hit]]
 CheckT = TypeVar("CheckT", bound=Callable[..., Iterator[Hit]])
 
 SECTIONS = ("Why it matters", "How to fix", "Example", "Source")
-FAMILIES = ("files",)
+FAMILIES = (
+    "files",
+    "trainer",
+    "losses",
+    "schedules",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ckpt_inspect.explain.loss import LossAnswer
     from ckpt_inspect.explain.new_tokens import NewTokensAnswer
     from ckpt_inspect.explain.resume import CheckpointResume
-    from ckpt_inspect.explain.schedule import ScheduleAnswer
+    from ckpt_inspect.explain.schedule import LearningRateAnswer
     from ckpt_inspect.run import Checkpoint, Run, StateDirectory
 
 
@@ -43,11 +43,11 @@ class Answers:
         return found
 
     @property
-    def schedule(self) -> ScheduleAnswer | None:
+    def schedule(self) -> LearningRateAnswer | None:
         """Whether the learning rate followed its schedule."""
         from ckpt_inspect.explain.schedule import explain_schedule
 
-        found: ScheduleAnswer | None = self._once("schedule", "", lambda: explain_schedule(self._run))
+        found: LearningRateAnswer | None = self._once("schedule", "", lambda: explain_schedule(self._run))
         return found
 
     @property
