@@ -17,7 +17,7 @@ from typing import Any
 from ckpt_inspect.formats.collector import collector_paused
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.formats.fault_log import FaultLog
-from ckpt_inspect.formats.json_structure import closable_prefixes, lone_surrogates, measure
+from ckpt_inspect.formats.json_structure import closable_prefixes, lone_surrogates, measure, unusual_numbers
 from ckpt_inspect.storage import ByteSource
 
 MAX_BYTES = 64 << 20
@@ -31,7 +31,6 @@ _INT_DIGITS = 19  # of the largest 64-bit integer
 _LARGEST_DIGITS = 4000  # `int` itself refuses 4,301 (sys.int_info.default_max_str_digits)
 
 _NONFINITE = re.compile(rb"(?<![\w\"])(?:NaN|-?Infinity)(?!\w)")
-_NUMBER_SHAPE = bytes(48 if byte in b"0123456789" else 101 if byte in b"eE" else 32 for byte in range(256))
 _BELOW_ASTRAL = bytes(range(0xF0))
 _LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 
@@ -100,7 +99,8 @@ def parse_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonDocument:
             "json-too-large", f"{shape.containers:,} containers and {shape.commas:,} separators are too many to read"
         )
         return JsonDocument(None, log.sealed(), complete=False)
-    reader = _Reader(log, watch_floats=bool(log) or _may_overflow(data))
+    integers, floats = (True, True) if log else unusual_numbers(data)
+    reader = _Reader(log, watch_integers=integers, watch_floats=floats)
     with collector_paused():
         value, complete = reader.document(text)
     reader.report(data)
@@ -193,7 +193,7 @@ def _line(
 class _Reader:
     """One decoder with the hooks that see what the stdlib would not tell."""
 
-    def __init__(self, log: FaultLog, *, watch_floats: bool = True) -> None:
+    def __init__(self, log: FaultLog, *, watch_integers: bool = True, watch_floats: bool = True) -> None:
         self.log = log
         self._nonfinite = 0
         self._overflow = 0
@@ -201,9 +201,10 @@ class _Reader:
         options: Any = {
             "object_pairs_hook": self._object,
             "parse_constant": self._constant,
-            "parse_int": self._int,
         }
-        if watch_floats:  # a Python call per number: worth it only where a number may overflow
+        if watch_integers:  # a Python call per number: worth it only where one may be out of range
+            options["parse_int"] = self._int
+        if watch_floats:
             options["parse_float"] = self._float
         self._strict = json.JSONDecoder(**options)
         self._lenient = json.JSONDecoder(strict=False, **options)
@@ -342,12 +343,6 @@ def _cut_short(text: str, error: json.JSONDecodeError) -> bool:
     if error.msg.startswith("Invalid \\"):
         return len(rest) < 6 and '"' not in rest
     return any(literal.startswith(rest) for literal in _LITERALS) or rest == "-"
-
-
-def _may_overflow(data: bytes) -> bool:
-    """Whether some number may be beyond the largest float, 1.8e308: an exponent of three digits, or 309 digits."""
-    shape = data.translate(_NUMBER_SHAPE, b"+")
-    return b"e000" in shape or b"0" * 309 in shape
 
 
 def _offset(text: str, position: int) -> int:

@@ -24,6 +24,7 @@ _UNFINISHED_NUMBER = re.compile(r"[-+.0-9eE]+\Z")
 _SURROGATE = re.compile(rb"(\\+)u([dD][89a-fA-F][0-9a-fA-F]{2})")
 _MOST_ESCAPES = 1 << 20
 _MOST_ALONE = 1000  # nobody reads more
+_NUMBER_SHAPE = bytes(48 if byte in b"0123456789" else 101 if byte in b"eE" else 32 for byte in range(256))
 _CLOSER = {"[": "]", "{": "}"}
 
 
@@ -101,6 +102,15 @@ def closable_prefixes(text: str, end: int) -> tuple[str, ...]:
     if not last or (end >= len(text) and _UNFINISHED_NUMBER.search(last)):
         return (without,)
     return (_close(text[:end], opened), without)
+
+
+def unusual_numbers(data: bytes) -> tuple[bool, bool]:
+    """Whether some integer may not fit 64 bits, and whether some number may overflow a float, 1.8e308.
+
+    True may be a false alarm (digits in a string), False is certain: decoding without a look at each number is faster.
+    """
+    shape = data.translate(_NUMBER_SHAPE, b"+")
+    return b"0" * 19 in shape, b"e000" in shape or b"0" * 309 in shape
 
 
 def lone_surrogates(data: bytes) -> list[int]:

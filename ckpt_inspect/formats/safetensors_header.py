@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any, NamedTuple
 
 from ckpt_inspect.formats.collector import collector_paused
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.formats.fault_log import FaultLog
-from ckpt_inspect.formats.json_structure import closable_prefixes, lone_surrogates, measure
+from ckpt_inspect.formats.json_structure import closable_prefixes, lone_surrogates, measure, unusual_numbers
 from ckpt_inspect.formats.safetensors_entries import HeaderBytes, RawEntry, check_layout, read_entries, read_metadata
 from ckpt_inspect.storage import ByteSource
 
@@ -81,10 +82,7 @@ class SafetensorsTensor(NamedTuple):
     @property
     def numel(self) -> int:
         """Number of elements."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -205,8 +203,12 @@ def _parse(header: HeaderBytes) -> tuple[list[tuple[str, Any]], list[Any]]:
 
 def _decode(text: str, header: HeaderBytes) -> Any:
     """The value with objects as tuples of pairs, so that nothing given twice is lost; None if there is none."""
+    care = b"-0" in header.data or unusual_numbers(header.data)[0]
     decoder = json.JSONDecoder(
-        object_pairs_hook=tuple, parse_constant=header.constant, parse_float=header.number, parse_int=header.integer
+        object_pairs_hook=tuple,
+        parse_constant=header.constant,
+        parse_float=header.number,
+        parse_int=header.integer if care else None,
     )
     start = len(text) - len(text.lstrip(" \t\r\n"))
     try:

@@ -105,8 +105,9 @@ def _head(listing: TensorListing) -> Json:
 
 
 def _tail(listing: TensorListing) -> Json:
+    parameters, nbytes = listing.totals()
     return {
-        "total": {"tensors": len(listing.rows), "parameters": listing.parameters, "bytes": listing.nbytes},
+        "total": {"tensors": len(listing.rows), "parameters": parameters, "bytes": nbytes},
         "files": [{"path": file.path, "format": file.format, "tensors": file.tensors} for file in listing.files],
         "faults": [
             {

@@ -35,6 +35,7 @@ _HEADS = {
     "zero": "ZERO",
 }
 _LEFT = ("dtype", "shape")
+_LOOKS = ("dtype", "shape", "size")  # the same for many rows
 # Columns of statistics have fixed widths, since the values are not known when the first line is printed.
 _FIXED = {"mean": 9, "std": 9, "min": 9, "max": 9, "odd": 7, "zero": 6}
 
@@ -56,13 +57,10 @@ def tensors_text(
 def total_line(listing: TensorListing) -> str:
     """Tensors, parameters and bytes in one sentence."""
     files = {row.file for row in listing.rows}
-    parameters = listing.parameters
+    parameters, nbytes = listing.totals()
     exact = f" ({parameters:,})" if parameters >= 10**6 else ""
     where = f" in {counted(len(files), 'file')}" if len(files) > 1 else ""
-    return (
-        f"{counted(len(listing.rows), 'tensor')}, {short_count(parameters)}{exact} parameters, "
-        f"{size(listing.nbytes)}{where}"
-    )
+    return f"{counted(len(listing.rows), 'tensor')}, {short_count(parameters)}{exact} parameters, {size(nbytes)}{where}"
 
 
 class _Table:
@@ -72,12 +70,13 @@ class _Table:
         self._grouped = len({row.file for row in listing.rows}) > 1
         rows = listing.rows
         self._columns = self._choose(width)
-        self._cells: list[Callable[[TensorRow], str]] = [_CELLS[name] for name in self._columns if name in _CELLS]
-        widths = {name: _FIXED.get(name, 0) for name in self._columns}
+        self._known: dict[tuple[str, tuple[int, ...], int], str] = {}
+        looks = {(row.dtype, row.shape, row.nbytes): row for row in rows}.values()  # few, however many rows
+        widths = {name: max(_FIXED.get(name, 0), len(_HEADS[name])) for name in self._columns}
         for name in self._columns:
             if name in _CELLS:
-                widths[name] = max((len(_CELLS[name](row)) for row in rows), default=0)
-            widths[name] = max(widths[name], len(_HEADS[name]))
+                shown = rows if name == "offset" else looks
+                widths[name] = max([widths[name], *(len(_CELLS[name](row)) for row in shown)])
         self._widths = widths
         self._indent = "  " if self._grouped else ""
         beside = sum(widths.values()) + 2 * len(widths) + len(self._indent)
@@ -107,12 +106,7 @@ class _Table:
 
     def _row(self, row: TensorRow, statistics: Statistics | None, reason: str | None) -> Iterator[str]:
         name = printable(row.name, _NAME_LIMIT)
-        columns = self._gap.join(
-            [
-                self._pad(column, _CELLS[column](row) if column in _CELLS else _STATISTICS[column](statistics))
-                for column in self._columns
-            ]
-        )
+        columns = self._columns_of(row, statistics)
         if reason is not None or row.problem is not None:
             columns += f"  ! {printable(reason or row.problem, 120)}"
         elif row.kind != "dense":
@@ -125,6 +119,19 @@ class _Table:
             yield f"{self._indent}{start}{columns}"
         else:
             yield f"{self._indent}{name}{' ' * (space + 2)}{columns}"
+
+    def _columns_of(self, row: TensorRow, statistics: Statistics | None) -> str:
+        look = (row.dtype, row.shape, row.nbytes)
+        text = self._known.get(look)
+        if text is None:
+            text = self._gap.join([self._pad(name, _CELLS[name](row)) for name in self._columns if name in _LOOKS])
+            self._known[look] = text
+        others = [
+            self._pad(name, _offset(row) if name == "offset" else _STATISTICS[name](statistics))
+            for name in self._columns
+            if name not in _LOOKS
+        ]
+        return self._gap.join([text, *others]) if others else text
 
     def _pad(self, column: str, text: str) -> str:
         return text.ljust(self._widths[column]) if column in _LEFT else text.rjust(self._widths[column])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -57,12 +58,27 @@ class TensorListing:
     @property
     def parameters(self) -> int:
         """Elements of all rows; rows that share their bytes (tied weights in a torch file) count once."""
-        return sum(row.numel for row in self._distinct())
+        return self.totals()[0]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all rows; rows that share their bytes count once."""
-        return sum(row.nbytes for row in self._distinct())
+        return self.totals()[1]
+
+    def totals(self) -> tuple[int, int]:
+        """`parameters` and `nbytes` in one pass."""
+        parameters = nbytes = 0
+        seen: set[tuple[str, int, tuple[int, ...]]] = set()
+        may_share = {file.path for file in self.files if file.format != "safetensors"}
+        for row in self.rows:
+            if row.offset is not None and row.nbytes and row.file in may_share:
+                place = (row.file, row.offset, row.shape)
+                if place in seen:
+                    continue
+                seen.add(place)
+            parameters += prod(row.shape)
+            nbytes += row.nbytes
+        return parameters, nbytes
 
     def open(self, file: str) -> LocalFile:
         """Open a file of the listing to read tensors from it.
@@ -74,16 +90,6 @@ class TensorListing:
             raise PathNotFoundError("not a file of this listing", where=file)
         tree, path = self.places[file]
         return tree.open(path)
-
-    def _distinct(self) -> Iterator[TensorRow]:
-        seen: set[tuple[str, int, tuple[int, ...]]] = set()
-        for row in self.rows:
-            if row.offset is not None and row.nbytes:
-                place = (row.file, row.offset, row.shape)
-                if place in seen:
-                    continue
-                seen.add(place)
-            yield row
 
 
 def list_tensors(
