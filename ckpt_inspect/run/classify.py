@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -81,8 +81,7 @@ class _Table:
     kinds: Mapping[str, Kind]
     exact: Mapping[str, tuple[_Rule, ...]]
     placed: tuple[_Rule, ...]
-    shaped: re.Pattern[str]
-    shaped_kinds: tuple[str, ...]
+    shaped: Mapping[str, tuple[tuple[str, str], ...]]
 
 
 @cache
@@ -103,8 +102,7 @@ def _table() -> _Table:
     found: dict[str, Kind] = {}
     exact: dict[str, list[_Rule]] = {}
     placed: list[_Rule] = []
-    shaped: list[str] = []
-    shaped_kinds: list[str] = []
+    shaped: dict[str, list[tuple[str, str]]] = {}
     for id_, row in rows.items():
         found[id_] = Kind(
             id_,
@@ -122,16 +120,47 @@ def _table() -> _Table:
             if within is not None:
                 placed.append(_Rule(id_, re.compile(pattern), within))
             else:
-                shaped.append(f"(?P<k{len(shaped_kinds)}>{pattern})")
-                shaped_kinds.append(id_)
+                for alternative in _alternatives(pattern):
+                    for suffix in _suffixes(alternative):
+                        shaped.setdefault(suffix, []).append((alternative, id_))
     return _Table(
         found,
         # a row that names a place is preferred to one that does not
         {name: tuple(sorted(rules, key=lambda rule: rule.within is None)) for name, rules in exact.items()},
         tuple(placed),
-        re.compile("|".join(shaped)),
-        tuple(shaped_kinds),
+        {suffix: tuple(pairs) for suffix, pairs in shaped.items()},
     )
+
+
+def _alternatives(pattern: str) -> Iterator[str]:
+    """The alternatives of a pattern at its top level."""
+    start = depth = 0
+    for index, character in enumerate(pattern):
+        depth += (character == "(") - (character == ")")
+        if character == "|" and depth == 0:
+            yield pattern[start:index]
+            start = index + 1
+    yield pattern[start:]
+
+
+def _suffixes(pattern: str) -> tuple[str, ...]:
+    """What names that match can end in: ("pt",), ("txt", "csv"), or ("",) where the pattern leaves it open."""
+    match = re.search(r"\\\.(?:([A-Za-z0-9]+)|\(([A-Za-z0-9|]+)\))$", pattern)
+    return tuple((match.group(1) or match.group(2)).split("|")) if match else ("",)
+
+
+@cache
+def _matcher(suffix: str) -> Callable[[str], str | None]:
+    """Finds the kind of a name that ends in `suffix`; compiled when the first such name is met."""
+    table = _table().shaped
+    pairs = (*table.get(suffix, ()), *(table.get("", ()) if suffix else ()))
+    pattern = re.compile("|".join(f"(?P<k{index}>{text})" for index, (text, _) in enumerate(pairs)))
+
+    def kind_of(name: str) -> str | None:
+        match = pattern.fullmatch(name) if pairs else None
+        return pairs[int((match.lastgroup or "k0")[1:])][1] if match else None
+
+    return kind_of
 
 
 class Classifier:
@@ -180,12 +209,12 @@ class Classifier:
         for rule in rules:
             if rule.pattern is not None and rule.pattern.fullmatch(name):
                 return rule.kind
-        shape = name.translate(_DIGITS)
-        known = self._shapes.get(("", shape))
+        suffix = name.rpartition(".")[2] if "." in name else ""
+        shape = (suffix, name.translate(_DIGITS))
+        known = self._shapes.get(shape)
         if known is None:
-            match = table.shaped.fullmatch(name)
-            known = table.shaped_kinds[int((match.lastgroup or "k0")[1:])] if match else "unknown"
-            self._shapes["", shape] = known
+            known = _matcher(suffix)(name) or "unknown"
+            self._shapes[shape] = known
         return known
 
 
