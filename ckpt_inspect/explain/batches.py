@@ -6,6 +6,7 @@ The inverse problems are solved in ``batches_steps``; what the directory says is
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -148,11 +149,12 @@ def epoch_shape(records: BatchRecords, by_speed: Interval | None) -> EpochShape:
     exact, rounded = list(records.epochs(rounded=False)), list(records.epochs(rounded=True))
     at_ends = steps.updates_at_epoch_ends(exact)
     if records.accumulation is None:  # without arguments only updates can be counted, not micro-batches
-        found = steps.batches_per_epoch(exact, rounded, 1)
+        found = steps.batches_per_epoch(exact, (), 1)
         return EpochShape(None, at_ends or (found.exact if found else None), None, rounded_up, None)
     batches = steps.batches_per_epoch(exact, rounded, accumulation)
-    if batches is None and at_ends is not None:
-        batches = steps.batches_from_updates(at_ends, accumulation, rounded_up=rounded_up is not False)
+    for known in _updates_known(records, at_ends):
+        allowed = steps.batches_from_updates(known, accumulation, rounded_up=rounded_up)
+        batches = allowed if batches is None else batches.meet(allowed) or batches
     if batches is not None and by_speed is not None:
         batches = batches.meet(_batches_of(records, by_speed)) or batches
     if batches is None:
@@ -168,6 +170,16 @@ def epoch_shape(records: BatchRecords, by_speed: Interval | None) -> EpochShape:
         planned = steps.planned_steps(records.epochs_asked, per_epoch)
     last = batches.exact % accumulation if batches.exact is not None else None
     return EpochShape(batches, per_epoch, last, rounded_up, planned)
+
+
+def _updates_known(records: BatchRecords, at_ends: int | None) -> Iterator[Interval]:
+    """Updates per epoch where the directory tells them without any batch: at epoch ends, and by the plan in epochs."""
+    if at_ends is not None:
+        yield Interval(at_ends, at_ends)
+    if records.epochs_asked is not None and records.state is not None and records.state.max_steps:
+        planned = steps.updates_from_plan(records.state.max_steps, records.epochs_asked)
+        if planned is not None:
+            yield planned
 
 
 def _batches_of(records: BatchRecords, rows: Interval) -> Interval | None:

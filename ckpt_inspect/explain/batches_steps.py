@@ -78,11 +78,23 @@ def updates_at_epoch_ends(pairs: Iterable[tuple[int, float]]) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
-def batches_from_updates(updates: int, accumulation: int, *, rounded_up: bool) -> Interval:
-    """Micro-batches per epoch that give so many updates."""
-    if rounded_up:
-        return Interval((updates - 1) * accumulation + 1, updates * accumulation)
-    return Interval(updates * accumulation, (updates + 1) * accumulation - 1)
+def updates_from_plan(max_steps: int, epochs: float) -> Interval | None:
+    """Updates per epoch of a run planned in epochs, from max_steps = ceil(epochs x updates)."""
+    if max_steps <= 0 or not 0 < epochs < 1e9:
+        return None
+    low, high = math.floor((max_steps - 1) / epochs + EXACT) + 1, math.floor(max_steps / epochs + EXACT)
+    return Interval(low, high) if 0 < low <= high else None
+
+
+def batches_from_updates(updates: Interval, accumulation: int, *, rounded_up: bool | None) -> Interval:
+    """Micro-batches per epoch that give so many updates; None for `rounded_up` allows both ways of rounding."""
+    up = Interval((updates.low - 1) * accumulation + 1, updates.high * accumulation)
+    down = Interval(updates.low * accumulation, (updates.high + 1) * accumulation - 1)
+    if updates.low == 1:
+        down = Interval(1, down.high)  # at least one update, however few batches
+    if rounded_up is None:
+        return Interval(min(up.low, down.low), max(up.high, down.high))
+    return up if rounded_up else down
 
 
 def batches_from_rows(rows: Interval, rows_per_batch: int, world: int, *, drop_last: bool) -> Interval:

@@ -26,6 +26,12 @@ def sentences(
         found.append("The data set had no length, so epochs and the number of its rows are not known.")
     elif shape.updates is not None:
         found.append(_epoch(records, shape))
+        state = records.state
+        if shape.planned_steps is not None and state is not None and state.max_steps not in (None, shape.planned_steps):
+            found.append(
+                f"{plainly(records.epochs_asked)} epochs of {shape.updates} updates would be {shape.planned_steps} steps, but "
+                f"max_steps is {state.max_steps}: rows, batch size, accumulation or processes changed since it was planned."
+            )
     if rows is not None:
         unit = "packed sequences" if records.packed else "rows"
         size = str(rows.low) if rows.low == rows.high else f"between {rows.low} and {rows.high}"

@@ -46,7 +46,9 @@ def plan_of(
     """
     del states
     if arguments is None or not arguments.arguments:
-        return Plan(None, None, None, None, "Without a readable training_args.bin there is no schedule to compare the log with.")
+        return Plan(
+            None, None, None, None, "Without a readable training_args.bin there is no schedule to compare the log with."
+        )
     deepspeed = _deepspeed_scheduler(arguments)
     if deepspeed is not None:
         return deepspeed
