@@ -52,8 +52,10 @@ class TorchArchive:
         self.directory = directory
         self.format_version = format_version
         self._own_faults = tuple(faults)
-        self._faults: tuple[Fault, ...] | None = None
+        self._file_size = file_size
+        self._program_offset = program_offset
         self._reader = TensorReader(self.storages, file_size, program_offset)
+        self._tensor_log: FaultLog | None = None
 
     @property
     def value(self) -> Node:
@@ -63,30 +65,44 @@ class TorchArchive:
     @property
     def faults(self) -> tuple[Fault, ...]:
         """Everything wrong with the container, its pickles and its tensors; tensors are judged on the first call."""
-        if self._faults is None:
-            log = FaultLog()
-            log.extend(self._own_faults)
-            for program in self.programs:
-                log.extend(program.faults)
-            if self.main is not None:
-                for event in self.main.events:
-                    if type(event) is Call and event.target in BUILDERS:
-                        self._reader.read(event, log)
-            self._faults = log.sealed()
-        return self._faults
+        log = FaultLog()
+        log.extend(self._own_faults)
+        for program in self.programs:
+            log.extend(program.faults)
+        log.extend(self._read_all().sealed())
+        return log.sealed()
 
     def tensor(self, node: Node) -> Tensor | None:
         """The tensor a node builds (any `_rebuild_*`, parameters and subclasses included), None if it builds none."""
-        return self._reader.read(node)
+        if type(node) is not Call or node.target not in BUILDERS:
+            return None
+        if self._tensor_log is None:
+            found = self._reader.read(node, FaultLog())
+            if found is not None:
+                return found
+            self._read_all()  # from the inside out no nesting is too deep
+        return self._reader.known(node)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the value with its dotted path, in file order; one met on two paths comes twice."""
         if self.main is None:
             return
+        self._read_all()
         for path, node in tensor_paths(self.main.value):
-            found = self._reader.read(node)
+            found = self._reader.known(node)
             if found is not None:
                 yield path, found
+
+    def _read_all(self) -> FaultLog:
+        """Read every tensor the program builds, in the order it builds them: parts before wholes."""
+        if self._tensor_log is None:
+            log = FaultLog()
+            reader = TensorReader(self.storages, self._file_size, self._program_offset)
+            for event in self.main.events if self.main is not None else ():
+                if type(event) is Call and event.target in BUILDERS:
+                    reader.read(event, log)
+            self._reader, self._tensor_log = reader, log
+        return self._tensor_log
 
     def __repr__(self) -> str:
         return f"<TorchArchive {self.era}, {len(self.storages)} storages>"

@@ -105,7 +105,7 @@ def _holding_tensors(root: Node) -> set[int]:
     """The identities of every node from which a tensor can be reached, tensors included. Linear in real nodes."""
     holding: set[int] = set()
     seen: set[int] = {id(root)}
-    waiting: dict[int, list[int]] = {}  # a node reached again before it is done: who has to be told later
+    waiting: dict[int, list[int]] = {}  # who has to be told when a node, still without tensors, turns out to hold some
     stack: list[tuple[Node, Iterator[Node]]] = [(root, _below(root))]
     if _is_tensor(root):
         holding.add(id(root))
@@ -129,14 +129,18 @@ def _holding_tensors(root: Node) -> set[int]:
             break
         else:
             stack.pop()
-            if id(node) in holding and stack:
+            if not stack:
+                break
+            if id(node) in holding:
                 holding.add(id(stack[-1][0]))
+            else:  # it may yet turn out to lead to a tensor, through a cycle
+                waiting.setdefault(id(node), []).append(id(stack[-1][0]))
     _tell(holding, waiting)
     return holding
 
 
 def _tell(holding: set[int], waiting: dict[int, list[int]]) -> None:
-    """Nodes that met a holder before it was known to be one (cycles): they and who waits for them hold too."""
+    """Pass on the news to those that met a holder before it was known to be one."""
     pending = [identity for identity in waiting if identity in holding]
     while pending:
         for told in waiting.get(pending.pop(), ()):

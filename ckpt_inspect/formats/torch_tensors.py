@@ -21,7 +21,7 @@ _FROM_TYPE = frozenset(
     {"torch._tensor._rebuild_from_type_v2", "torch._tensor._rebuild_from_type", "torch.tensor._rebuild_from_type"}
 )
 _PARAMETER_TYPES = frozenset({"torch.nn.parameter.Parameter", "torch.nn.Parameter"})
-_MAX_NESTING = 8
+_MAX_NESTING = 32
 _BYTE = DType("U8", 8, "uint8", "ByteStorage", True, False)
 
 
@@ -32,18 +32,15 @@ class TensorReader:
         self._storages = storages
         self._file_size = file_size
         self._program_offset = program_offset
-        self._known: dict[int, Tensor | None] = {}
+        self._known: dict[int, tuple[Node, Tensor | None]] = {}  # with the node, so that its id stays its own
 
-    def read(self, node: Node, log: FaultLog | None = None) -> Tensor | None:
-        """The tensor a node builds, or None when it builds none; what is wrong goes to `log` the first time."""
-        if type(node) is not Call:
-            return None
-        key = id(node)
-        if key in self._known and log is None:
-            return self._known[key]
-        found = self._decode(node.target, node.args, log if log is not None else FaultLog(), node.offset, 0)
-        self._known[key] = found
-        return found
+    def read(self, node: Node, log: FaultLog) -> Tensor | None:
+        """The tensor a node builds, or None when it builds none; what is wrong is noted the first time only."""
+        return self._call(node, log, -1)
+
+    def known(self, node: Node) -> Tensor | None:
+        """The tensor of a node that was read before."""
+        return self._known[id(node)][1] if id(node) in self._known else None
 
     def _decode(self, target: str | None, args: Node, log: FaultLog, offset: int, depth: int) -> Tensor | None:
         if target is None or not target.startswith("torch.") or type(args) is not tuple:
@@ -61,7 +58,9 @@ class TensorReader:
     def _call(self, node: Node, log: FaultLog, depth: int) -> Tensor | None:
         if type(node) is not Call:
             return None
-        return self._decode(node.target, node.args, log, node.offset, depth + 1)
+        if id(node) not in self._known:
+            self._known[id(node)] = node, self._decode(node.target, node.args, log, node.offset, depth + 1)
+        return self._known[id(node)][1]
 
     def _from_type(self, args: tuple[Node, ...], log: FaultLog, offset: int, depth: int) -> Tensor | None:
         if len(args) != 4 or type(args[0]) is not Global or depth >= _MAX_NESTING:
@@ -111,11 +110,7 @@ class TensorReader:
         found = self._view((*args[:4], requires_grad), None, None, "quantized", log, offset)
         if found is None:
             return None
-        parts = (
-            (name, self._call(part, log, depth))
-            for name, part in zip(("scales", "zero_points"), args[4][1:3], strict=False)
-        )
-        return replace(found, components=tuple((name, part) for name, part in parts if part is not None))
+        return replace(found, components=self._parts(("scales", "zero_points"), args[4][1:3], log, depth))
 
     def _view(
         self, args: tuple[Node, ...], dtype: DType | None, metadata: Node, kind: Kind, log: FaultLog, offset: int
@@ -203,9 +198,8 @@ class TensorReader:
         data = args[1]
         compressed = len(data) == 4 and type(data[3]) is not bool and data[3] is not None
         names = ("compressed_indices", "plain_indices", "values") if compressed else ("indices", "values")
-        parts = [(name, self._call(node, log, depth)) for name, node in zip(names, data, strict=False)]
         shape = ints(data[len(names)])
-        present = tuple((name, part) for name, part in parts if part is not None)
+        present = self._parts(names, data, log, depth)
         if shape is None or len(present) != len(names):
             return None
         if any(length < 0 for length in shape) or len(shape) > 64:
@@ -219,11 +213,17 @@ class TensorReader:
         if len(args) != 4:
             return None
         names = ("values", "sizes", "strides", "storage_offsets")
-        parts = [(name, self._call(node, log, depth)) for name, node in zip(names, args, strict=False)]
-        present = tuple((name, part) for name, part in parts if part is not None)
+        present = self._parts(names, args, log, depth)
         if len(present) != 4:
             return None
         return self._of_parts(present[0][1], present[0][1].shape, "nested", present)
+
+    def _parts(
+        self, names: tuple[str, ...], nodes: tuple[Node, ...], log: FaultLog, depth: int
+    ) -> tuple[tuple[str, Tensor], ...]:
+        """The tensors among the nodes by name; a part has no parts of its own, in torch and so here."""
+        parts = ((name, self._call(node, log, depth)) for name, node in zip(names, nodes, strict=False))
+        return tuple((name, part) for name, part in parts if part is not None and not part.components)
 
     def _of_parts(
         self, values: Tensor, shape: tuple[int, ...], kind: Kind, parts: tuple[tuple[str, Tensor], ...]

@@ -152,6 +152,15 @@ def test_cycles_and_shared_containers_are_walked_once_for_each_path() -> None:
     assert [path for path, _ in opened(zip_bytes(value)).tensors()] == ["a.w", "b.0.w", "b.1.deep.w"]
 
 
+def test_a_subtree_that_leads_to_tensors_only_through_a_cycle_is_walked() -> None:
+    weight = tensor("F32", (1,))
+    a: dict[str, Any] = {}
+    x = {"b": {"a": a}}
+    a["x"] = x
+    a["w"] = weight
+    assert [path for path, _ in opened(zip_bytes({"a": a, "x": x})).tensors()] == ["a.w", "x.b.a.w"]
+
+
 def test_a_tree_doubled_sixty_times_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ckpt_inspect.formats.torch_paths.MAX_PATHS", 1000)
     bomb: list[Any] = [tensor("F32", (1,))]
@@ -377,11 +386,24 @@ def test_strides_that_interleave_without_meeting_are_no_aliasing() -> None:
     assert kinds(only(spread)[1]) == set()
 
 
-def test_tensors_nested_in_tensors_without_end_are_refused() -> None:
+def test_parameters_nested_in_parameters_need_no_recursion() -> None:
     value: Any = tensor("F32", (1,))
-    for _ in range(12):
+    for _ in range(60):
         value = parameter(value)
-    assert kinds(opened(zip_bytes({"w": value}))) == {"torch-tensor-arguments"}
+    archive = opened(zip_bytes({"w": value}))
+    found = archive.tensor(get_path(archive.value, "w"))
+    assert found is not None
+    assert (found.is_parameter, archive.faults) == (True, ())
+    assert dict(archive.tensors()) == {"w": found}
+
+
+def test_a_sparse_tensor_of_sparse_tensors_is_refused() -> None:
+    value: Any = tensor("F32", (1,))
+    for _ in range(10):
+        value = sparse(value, value, (1,))
+    archive = opened(zip_bytes({"w": value}))
+    assert kinds(archive) == {"torch-tensor-arguments"}
+    assert list(archive.tensors()) == []
 
 
 STORAGES: dict[str, tuple[dict[str, Any], str]] = {
