@@ -38,6 +38,8 @@ FAMILIES = (
     "trainer",
     "losses",
     "schedules",
+    "zero",
+    "sharded",
 )
 
 
