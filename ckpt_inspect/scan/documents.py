@@ -1,0 +1,185 @@
+"""Scans what is data by nature: JSON, safetensors, GGUF, text. It may still hold templates, secrets and pointers to code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ckpt_inspect.formats.json_document import read_json
+from ckpt_inspect.formats.safetensors_header import read_safetensors_header
+from ckpt_inspect.formats.shard_index import read_shard_index
+from ckpt_inspect.scan.collector import Collector
+from ckpt_inspect.scan.gguf import read_gguf_strings
+from ckpt_inspect.scan.python_code import scan_python
+from ckpt_inspect.scan.secrets import Secret, find_named, find_secrets
+from ckpt_inspect.scan.templates import judge_template
+from ckpt_inspect.storage import ByteSource
+
+_CHUNK = 8 << 20
+_OVERLAP = 4096
+_TEMPLATE_KEYS = frozenset({"chat_template", "chat_templates", "additional_chat_templates", "default_chat_template"})
+_LARGE_JSON = 64 << 20
+_MOST_NODES = 3_000_000
+_MOST_NAMED = 20
+_PYTHON = re.compile(rb"(?m)^(?:from [\w.]+ import |import [\w.]+|def \w+\(|class \w+[(:]|#!/usr/bin/env python)")
+_KNOWN_PARENTS = re.compile(
+    r"(?:transformers|diffusers|peft|trl|timm|torchvision|sentence_transformers|optimum|torch|auto_gptq|gptqmodel|awq|open_clip)"
+    r"(?:[./].*)?\Z"
+)
+
+
+def scan_json(source: ByteSource, collector: Collector, place: str, name: str) -> None:
+    """A JSON file: its faults, templates, remote code, shard names and secrets."""
+    document = read_json(source, max_bytes=_LARGE_JSON)
+    for fault in document.faults:
+        collector.note_fault(fault, place)
+    mapping = document.mapping
+    if isinstance(mapping.get("weight_map"), dict):
+        for fault in read_shard_index(source).faults:
+            if fault.kind.startswith("index-"):
+                collector.note_fault(fault, place)
+    _scan_configuration(mapping, collector, place)
+    named = 0
+    for key, value in _pairs(document.value):
+        if key in _TEMPLATE_KEYS:
+            for label, template in _templates(value):
+                judge_template(template, collector, _inside(place, f"{key}{label}"))
+        found = find_named(key, value)
+        if found is not None and named < _MOST_NAMED:
+            named += 1
+            _note_secret(found, collector, _inside(place, key))
+        if key == "class_name" and value == "Lambda" and "keras" in repr(list(mapping)[:40]).lower():
+            collector.note("scan-lambda-layer", "suspicious", "a Keras Lambda layer", place=place)
+    scan_bytes(source, collector, place)
+
+
+def _scan_configuration(mapping: dict[str, Any], collector: Collector, place: str) -> None:
+    """Fields by which libraries find code: `auto_map`, PEFT's `auto_mapping`, custom pipelines."""
+    auto_map = mapping.get("auto_map")
+    if isinstance(auto_map, dict) and auto_map:
+        first = next(iter(auto_map.values()))
+        first = first[0] if isinstance(first, list) and first else first
+        collector.note(
+            "scan-remote-code", "known", f"auto_map names Python code: {first}", place=_inside(place, "auto_map")
+        )
+    pipelines = mapping.get("custom_pipelines")
+    if isinstance(pipelines, dict) and pipelines:
+        collector.note("scan-remote-code", "known", "custom_pipelines names Python code", place=place)
+    mapping_of_base = mapping.get("auto_mapping")
+    if isinstance(mapping_of_base, dict):
+        parent = mapping_of_base.get("parent_library")
+        if (
+            isinstance(parent, str)
+            and not _KNOWN_PARENTS.match(parent)
+            and not parent.startswith("transformers_modules")
+        ):
+            collector.note(
+                "scan-remote-code",
+                "known",
+                f"auto_mapping has PEFT import {parent}",
+                place=_inside(place, "auto_mapping"),
+                severity="warning",
+            )
+
+
+def scan_safetensors(source: ByteSource, collector: Collector, place: str) -> None:
+    """A safetensors header: its faults, and secrets in its metadata. The data are numbers."""
+    header = read_safetensors_header(source)
+    for fault in header.faults:
+        collector.note_fault(fault, place)
+    for key, value in header.metadata.items():
+        found = find_named(key, value)
+        if found is not None:
+            _note_secret(found, collector, _inside(place, "__metadata__"))
+    text = "\n".join(f"{key}={value}" for key, value in header.metadata.items()).encode("utf-8", "replace")
+    for hit in find_secrets(text):
+        _note_secret(hit, collector, _inside(place, "__metadata__"))
+
+
+def scan_gguf(source: ByteSource, collector: Collector, place: str) -> None:
+    """The strings of a GGUF file; its chat template is rendered by programs without a sandbox (CVE-2024-34359)."""
+    strings, complete = read_gguf_strings(source)
+    if not complete:
+        collector.cover("partial")
+    for key, value in strings:
+        if key.startswith("tokenizer.chat_template"):
+            judge_template(value, collector, _inside(place, key))
+        found = find_named(key, value)
+        if found is not None:
+            _note_secret(found, collector, _inside(place, key))
+    for hit in find_secrets("\n".join(value for _, value in strings).encode("utf-8", "replace")):
+        _note_secret(hit, collector, place)
+
+
+def scan_template(source: ByteSource, collector: Collector, place: str) -> None:
+    """A file that is a chat template by its name; only parsed, never compiled or rendered."""
+    text = source.read_at(0, (1 << 20) + 1).decode("utf-8", "replace")
+    judge_template(text, collector, place)
+    scan_bytes(source, collector, place)
+
+
+def scan_text(source: ByteSource, collector: Collector, place: str, name: str = "") -> None:
+    """Text or anything else without structure: Python code is looked at, the rest searched for secrets."""
+    if name.endswith(".py") or (name.rpartition("/")[2].count(".") == 0 and _PYTHON.match(source.read_at(0, 512))):
+        scan_python(source, collector, place, name)
+    scan_bytes(source, collector, place)
+
+
+def scan_bytes(source: ByteSource, collector: Collector, place: str) -> None:
+    """Search the bytes of a part for keys, passwords and places, within the file's budget."""
+    position = 0
+    size = min(source.size, collector.text_left)
+    told: set[tuple[str, str]] = set()
+    while position < size:
+        data = source.read_at(position, min(_CHUNK, size - position) + _OVERLAP)
+        if not data:
+            break
+        for hit in find_secrets(data):
+            if (hit.rule, hit.hint) not in told:
+                told.add((hit.rule, hit.hint))
+                _note_secret(hit, collector, place, position)
+        position += _CHUNK
+    collector.text_left -= size
+
+
+def _note_secret(hit: Secret, collector: Collector, place: str, base: int = 0) -> None:
+    message = f"{hit.what} ({hit.rule}; {hit.hint})"
+    kind = "secret" if hit.grave else "privacy"
+    severity = "error" if hit.grave else "note"
+    collector.note(kind, "clean", message, place=place, offset=base + hit.offset, severity=severity)  # type: ignore[arg-type]
+
+
+def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key with its value, depth first, without recursion; cut after a few million."""
+    pending: list[Any] = [value]
+    met = 0
+    while pending and met < _MOST_NODES:
+        node = pending.pop()
+        if isinstance(node, dict):
+            for key, inner in node.items():
+                met += 1
+                yield key, inner
+                if isinstance(inner, dict | list):
+                    pending.append(inner)
+        elif isinstance(node, list):
+            met += len(node)
+            pending.extend(inner for inner in node if isinstance(inner, dict | list))
+
+
+def _templates(value: Any) -> Iterator[tuple[str, str]]:
+    """The templates under a key: a text, a list of `{name, template}`, or an object of texts."""
+    if isinstance(value, str):
+        yield "", value
+    elif isinstance(value, list):
+        for item in value[:64]:
+            if isinstance(item, dict) and isinstance(item.get("template"), str):
+                yield f"[{item.get('name')}]", item["template"]
+    elif isinstance(value, dict):
+        for key, item in list(value.items())[:64]:
+            if isinstance(item, str):
+                yield f"[{key}]", item
+
+
+def _inside(place: str, part: str) -> str:
+    return f"{place}!{part}" if place else part

@@ -1,0 +1,111 @@
+"""Scans a file, or every file of a directory: what each is by its bytes, and what loading it would do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ckpt_inspect import knowledge
+from ckpt_inspect.errors import CkptInspectError, PathNotFoundError
+from ckpt_inspect.progress import NullProgress, Progress
+from ckpt_inspect.run.classify import Classifier
+from ckpt_inspect.scan.collector import Collector, ScanLimits
+from ckpt_inspect.scan.examine import Examiner
+from ckpt_inspect.scan.tiers import expectation
+from ckpt_inspect.scan.verdicts import ScannedFile, ScanReport
+from ckpt_inspect.storage import ByteSource, Entry, LocalFile, LocalTree
+
+DEFAULT_LIMITS = ScanLimits()
+_SKIPPED_DIRECTORIES = frozenset({".git", ".hg", ".svn"})
+
+
+def scan_path(path: str | Path, *, limits: ScanLimits = DEFAULT_LIMITS, progress: Progress | None = None) -> ScanReport:
+    """Scan a file or a directory. Nothing in it is executed, and broken files are answers, not errors.
+
+    Raises:
+        PathNotFoundError: nothing is there.
+        UnreadableError: the path itself cannot be opened (a single FIFO, no permission).
+    """
+    root = Path(path)
+    if root.is_dir():
+        return scan_tree(LocalTree(root), limits=limits, progress=progress)
+    if not root.exists() and not root.is_symlink():
+        raise PathNotFoundError("no such file or directory", where=str(path))
+    classifier = Classifier(context=str(root.absolute().parent))
+    with LocalFile(root) as source:
+        kind, _ = classifier.kind_by_name(root.name)
+        found = scan_source(source, root.name, artifact=kind, limits=limits)
+        if source.changed():
+            found = _changed(found)
+    return ScanReport(str(path), (found,), _version())
+
+
+def scan_tree(tree: LocalTree, *, limits: ScanLimits = DEFAULT_LIMITS, progress: Progress | None = None) -> ScanReport:
+    """Scan every file of a listing, in path order; version control directories are left out."""
+    watch = progress if progress is not None else NullProgress()
+    entries = [entry for entry in tree.entries() if entry.kind != "directory" and not _is_skipped(entry)]
+    classifier = Classifier(tree, context=str(tree.root.absolute()))
+    files: list[ScannedFile] = []
+    watch.start(len(entries), "files", "scanning")
+    try:
+        for entry in entries:
+            files.append(_scan_entry(tree, entry, classifier, limits))
+            watch.advance(1)
+    finally:
+        watch.finish()
+    problems = ("only the first files of the directory were listed",) if tree.truncated else ()
+    return ScanReport(str(tree.root), tuple(files), _version(), problems)
+
+
+def scan_source(
+    source: ByteSource, path: str, *, artifact: str | None = None, limits: ScanLimits = DEFAULT_LIMITS
+) -> ScannedFile:
+    """Scan one run of bytes called `path`; `artifact` is its kind by name (``knowledge/artifacts.toml``)."""
+    collector = Collector(limits)
+    examiner = Examiner(collector, expectation(artifact), path.rpartition("/")[2])
+    examiner.examine(source)
+    loads = examiner.loads
+    return collector.result(
+        path, examiner.format, artifact=artifact, size=source.size, loads=loads.loads, reason=loads.reason
+    )
+
+
+def _scan_entry(tree: LocalTree, entry: Entry, classifier: Classifier, limits: ScanLimits) -> ScannedFile:
+    kind = classifier.kind_by_name(entry.path)[0]
+    if entry.kind != "file":
+        return _unreadable(entry, entry.kind, entry.problem or "cannot be opened")
+    try:
+        with tree.open(entry.path) as source:
+            found = scan_source(source, entry.path, artifact=kind, limits=limits)
+            return _changed(found) if source.changed() else found
+    except CkptInspectError as error:
+        return _unreadable(entry, "unreadable", error.what)
+
+
+def _unreadable(entry: Entry, format_: str, problem: str) -> ScannedFile:
+    collector = Collector(DEFAULT_LIMITS)
+    verdict = "suspicious" if entry.kind == "special" else "unknown"
+    collector.note("scan-unreadable", verdict, problem)  # type: ignore[arg-type]  # one of the two literals
+    collector.cover("partial")
+    return collector.result(entry.path, format_, artifact=None, size=entry.size, loads=None, reason=None)
+
+
+def _changed(found: ScannedFile) -> ScannedFile:
+    from dataclasses import replace
+
+    from ckpt_inspect.scan.verdicts import ScanFinding, less_covered, worse
+
+    finding = ScanFinding("scan-changed", "unknown", "the file changed while it was scanned", severity="error")
+    return replace(
+        found,
+        verdict=worse(found.verdict, "unknown"),
+        coverage=less_covered(found.coverage, "partial"),
+        findings=(finding, *found.findings),
+    )
+
+
+def _is_skipped(entry: Entry) -> bool:
+    return not _SKIPPED_DIRECTORIES.isdisjoint(entry.parent.split("/"))
+
+
+def _version() -> str:
+    return str(knowledge.load("pickle_globals")["version"])

@@ -1,0 +1,236 @@
+"""Looks at one file by its bytes and hands each part to whoever knows its format, with one budget for all of it."""
+
+from __future__ import annotations
+
+import re
+
+from ckpt_inspect.formats.pickle_program import PickleProgram
+from ckpt_inspect.formats.sniff import sniff
+from ckpt_inspect.formats.torch_archive import open_torch
+from ckpt_inspect.formats.torch_opened import TorchArchive
+from ckpt_inspect.formats.zip_directory import split_archives
+from ckpt_inspect.formats.zip_end import last_archive_start
+from ckpt_inspect.scan.archives import scan_compressed, scan_numpy, scan_tar, scan_zip
+from ckpt_inspect.scan.collector import Collector, LimitReachedError
+from ckpt_inspect.scan.documents import scan_gguf, scan_json, scan_safetensors, scan_template, scan_text
+from ckpt_inspect.scan.programs import ProgramJudge
+from ckpt_inspect.scan.streams import judge_program, scan_hidden, scan_stream
+from ckpt_inspect.scan.tiers import Expectation
+from ckpt_inspect.scan.weights_only import WeightsOnly, weights_only
+from ckpt_inspect.storage import ByteSource, SliceSource
+
+_TORCH = frozenset({"zip", "legacy-torch", "pickle"})
+_UNREADABLE_ARCHIVES = {"7z": "dangerous", "rar": "dangerous", "zstd": "suspicious", "lz4": "suspicious"}
+_COMPRESSED = frozenset({"gzip", "bzip2", "xz", "zlib"})
+_PICTURES = frozenset({"png", "jpeg", "pdf", "parquet", "hdf5"})
+_PROGRAMS = (b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"\xfe\xed\xfa\xcf")
+_TEXT_SAMPLE = 4096
+_SAFE_NAMES = re.compile(r"\.(?:safetensors|json|jsonl|txt|md|ya?ml|png|jinja|csv|html)\Z", re.IGNORECASE)
+_CODE_FORMATS = frozenset({"pickle", "legacy-torch", "zip", "7z", "rar", "tar", "gzip", "bzip2", "xz", "zlib"})
+
+
+class Examiner:
+    """Examines one file. After :meth:`examine`, `format` is what it is and `loads` answers for weights_only."""
+
+    def __init__(self, collector: Collector, expectation: Expectation | None, name: str = "") -> None:
+        self._collector = collector
+        self._expectation = expectation
+        self._name = name
+        self.format = "unknown"
+        self.loads = WeightsOnly(None)
+
+    def examine(self, source: ByteSource) -> None:
+        """Add everything about the file to the collector."""
+        self.format = sniff(source)
+        try:
+            self._part(source, "", 0, sure=True)
+        except LimitReachedError:
+            self._collector.note("scan-limit", "suspicious", "scanning took longer than a file is given")
+            self._collector.cover("partial")
+        if self.format in _CODE_FORMATS and _SAFE_NAMES.search(self._name):
+            self._collector.note(
+                "scan-extension", "suspicious", f"the name says something else, the content is {self.format}"
+            )
+
+    def _part(self, source: ByteSource, place: str, depth: int, *, sure: bool = True) -> None:
+        collector = self._collector
+        collector.tick()
+        if source.size == 0:
+            return
+        kind = self.format if depth == 0 else sniff(source)
+        if depth > collector.limits.nesting:
+            if kind in _CODE_FORMATS or kind in _UNREADABLE_ARCHIVES:
+                collector.note("scan-nesting", "suspicious", "archives lie deeper than they are followed", place=place)
+                collector.cover("partial")
+            return
+        if kind in _TORCH:
+            self._torch(kind, source, place, depth, sure=sure)
+        elif kind == "tar":
+            collector.note("torch-tar", "known", "a tar, as torch 0.1 wrote", place=place)
+            if depth == 0:
+                self.loads = WeightsOnly(False, "it is a tar, which only versions before 2.6 load")
+            scan_tar(source, collector, self._part, place, depth)
+        elif kind in _COMPRESSED:
+            self._compressed(kind, source, place, depth, sure=sure)
+        elif kind in _UNREADABLE_ARCHIVES:
+            if sure:
+                verdict = "dangerous" if _UNREADABLE_ARCHIVES[kind] == "dangerous" else "suspicious"
+                message = f"the content is a {kind} archive, which is not read here"
+                collector.note("scan-archive", verdict, message, place=place)  # type: ignore[arg-type]
+                collector.cover("partial")
+        elif kind == "numpy":
+            scan_numpy(source, collector, self._part, place, depth)
+        elif kind == "safetensors":
+            if sure or depth == 0:
+                scan_safetensors(source, collector, place)
+        elif kind == "json":
+            scan_json(source, collector, place, self._name if depth == 0 else place)
+        elif kind == "gguf":
+            scan_gguf(source, collector, place)
+        elif kind == "unknown":
+            self._unknown(source, place, depth, sure=sure)
+        elif kind == "html":
+            scan_text(source, collector, place)
+        if kind not in ("zip", "unknown") and kind not in _COMPRESSED:
+            self._second_identity(kind, source, place, depth)
+
+    def _torch(self, kind: str, source: ByteSource, place: str, depth: int, *, sure: bool) -> None:
+        collector = self._collector
+        if not sure:
+            judge = ProgramJudge(collector, None)
+            if kind == "zip":
+                scan_zip(source, collector, self._part, place, depth)
+            else:
+                scan_hidden(source, collector, judge, self._part, place, depth)
+            return
+        if kind == "zip":
+            parts = split_archives(source)
+            if len(parts) > 1:
+                for part in parts:
+                    self._zip(part, f"{place}{part.name[part.name.rindex('@') :]}", depth)
+                return
+            self._zip(source, place, depth)
+            return
+        archive = open_torch(source)
+        for fault in archive.faults:
+            if not fault.kind.startswith("pickle-"):
+                collector.note_fault(fault, place)
+        judge = ProgramJudge(collector, self._expectation)
+        end = _storages_end(archive, source) if kind == "legacy-torch" else None
+        scan_stream(source, collector, judge, self._part, place, depth, programs=archive.programs, storages_end=end)
+        if depth == 0:
+            self.loads = weights_only(archive, source)
+
+    def _zip(self, source: ByteSource, place: str, depth: int) -> None:
+        collector = self._collector
+        archive = open_torch(source)
+        for fault in archive.faults:
+            if not fault.kind.startswith("pickle-"):
+                collector.note_fault(fault, place)
+        judge = ProgramJudge(collector, self._expectation, torchscript=archive.era == "torchscript")
+        judged = self._judge_records(archive, source, judge, place, depth)
+        scan_zip(
+            source,
+            collector,
+            self._part,
+            place,
+            depth,
+            directory=archive.directory,
+            skip=judged,
+            faults=False,
+        )
+        if depth == 0:
+            content = _record(archive, source)
+            self.loads = weights_only(archive, content)
+
+    def _judge_records(
+        self, archive: TorchArchive, source: ByteSource, judge: ProgramJudge, place: str, depth: int
+    ) -> frozenset[int]:
+        """Judge the pickles that opening the archive has already read; the indexes of their members."""
+        directory = archive.directory
+        if directory is None or archive.era not in ("zip", "torchscript"):
+            return frozenset()
+        judged: set[int] = set()
+        root = f"{archive.root}/" if archive.root else ""
+        for name, program in zip(("data.pkl", "constants.pkl"), archive.programs, strict=False):
+            member = directory.find(root + name)
+            content = _record(archive, source, name)
+            if member is None or content is None:
+                continue
+            inside = f"{place}!{member.name}" if place else member.name
+            self._judge(program, content, judge, inside, depth)
+            judged.add(member.index)
+        return frozenset(judged)
+
+    def _judge(self, program: PickleProgram, content: ByteSource, judge: ProgramJudge, place: str, depth: int) -> None:
+        scan_stream(content, self._collector, judge, self._part, place, depth + 1, programs=(program,))
+
+    def _compressed(self, kind: str, source: ByteSource, place: str, depth: int, *, sure: bool) -> None:
+        if not sure:
+            probe = Collector(self._collector.limits)
+            scan_compressed(kind, source, probe, lambda *_, **__: None, place, depth)
+            if probe.coverage != "complete":
+                return
+        else:
+            self._collector.note("scan-compressed", "known", f"the content is compressed ({kind})", place=place)
+        scan_compressed(kind, source, self._collector, self._part, place, depth)
+
+    def _unknown(self, source: ByteSource, place: str, depth: int, *, sure: bool) -> None:
+        collector = self._collector
+        head = source.read_at(0, _TEXT_SAMPLE)
+        if scan_hidden(source, collector, ProgramJudge(collector, None), self._part, place, depth):
+            if depth == 0:
+                self.format = "pickle"
+            return
+        if (sure or depth == 0) and _is_program(head):
+            collector.note("scan-executable", "suspicious", "a program of an operating system", place=place)
+            return
+        if not sure:
+            return
+        name = self._name if depth == 0 else place
+        if name.endswith(".jinja"):
+            scan_template(source, collector, place)
+        else:
+            scan_text(source, collector, place, name)
+
+    def _second_identity(self, kind: str, source: ByteSource, place: str, depth: int) -> None:
+        """A zip that ends where another format began: two programs would load two things from one file."""
+        start = last_archive_start(source)
+        if start is None:
+            return
+        self._collector.note(
+            "scan-polyglot", "suspicious", f"begins as {kind} and ends as a zip archive", place=place, offset=start
+        )
+        part = SliceSource(source, start, source.size - start)
+        self._part(part, f"{place}@{start}", depth + 1)
+
+
+def _is_program(head: bytes) -> bool:
+    return head.startswith(_PROGRAMS) and (head[:2] != b"MZ" or b"PE\x00\x00" in head)
+
+
+def _storages_end(archive: TorchArchive, source: ByteSource) -> int:
+    """Where the raw storages of a legacy stream end, as far as they could be followed."""
+    ends = [s.file_offset + s.nbytes for s in archive.storages.values() if s.file_offset is not None]
+    last = archive.programs[-1].end if archive.programs else 0
+    return max([last, *ends])
+
+
+def _record(archive: TorchArchive, source: ByteSource, name: str = "data.pkl") -> ByteSource | None:
+    """A record of a torch zip, None where it cannot be read."""
+    from ckpt_inspect.formats.fault_log import FormatLimitError
+    from ckpt_inspect.formats.zip_content import member_source
+
+    if archive.directory is None:
+        return None
+    root = f"{archive.root}/" if archive.root else ""
+    member = archive.directory.find(root + name)
+    if member is None:
+        return None
+    try:
+        return member_source(source, member)
+    except FormatLimitError:
+        return None
+
+
+__all__ = ["Examiner", "judge_program"]
