@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ckpt_inspect.artifacts.zero_states import ModelState
-from ckpt_inspect.consolidate.addresses import item_size
+from ckpt_inspect.consolidate.addresses import item_size, must_swap
 from ckpt_inspect.consolidate.parts import Trainable
 from ckpt_inspect.consolidate.plan import SourceFile
 from ckpt_inspect.consolidate.problems import Problem, note, refuse, warn
 from ckpt_inspect.consolidate.reading import OpenFiles
 from ckpt_inspect.consolidate.rounding import Mode, comparable, count_differences, count_differences_fast
-from ckpt_inspect.formats.torch_archive import Tensor
 from ckpt_inspect.printable import printable
 
 Depth = Literal["none", "sample", "complete"]
@@ -59,29 +58,47 @@ class Agreement:
         return self.elements > 0 and not self.differing
 
 
-def compare_with_module(
-    trainables: Sequence[Trainable],
-    model: ModelState,
-    sources: Sequence[SourceFile],
-    files: OpenFiles,
-    depth: Depth = "sample",
-) -> Agreement:
-    """Compare windows of every range (`sample`) or every element (`complete`) with the module."""
-    module: Mapping[str, Tensor] = model.module or {}
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A whole copy of a parameter: row-major elements of `dtype` at byte `offset` of a numbered file."""
+
+    source: int
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+    swap: bool = False
+
+
+def copies_in_module(model: ModelState, sources: Sequence[SourceFile]) -> dict[str, Copy]:
+    """The parameters a model file holds whole; none under stage 3, whose module holds placeholders."""
     index = {file.path: number for number, file in enumerate(sources)}.get(model.path)
+    out: dict[str, Copy] = {}
+    for name, tensor in (model.module or {}).items():
+        if index is None or tensor.kind != "dense" or tensor.problem or tensor.file_offset is None:
+            continue
+        if tensor.contiguous and tensor.file_offset + tensor.nbytes <= sources[index].size:
+            swap = must_swap(tensor.dtype, model.big_endian)
+            out[name] = Copy(index, tensor.file_offset, tensor.dtype, tensor.shape, swap)
+    return out
+
+
+def compare(
+    trainables: Sequence[Trainable], copies: Mapping[str, Copy], files: OpenFiles, depth: Depth = "sample"
+) -> Agreement:
+    """Compare windows of every range (`sample`) or every element (`complete`) with the copies."""
     if depth == "none":
         return Agreement(0, 0, len(trainables), False, ())
     outcome = {mode: _Tally() for mode in ("nearest", "truncate")}
     tensors = skipped = 0
     for trainable in trainables:
-        copy = module.get(trainable.name)
-        if index is None or copy is None or not _usable(trainable, copy, sources[index].size):
-            skipped += bool(trainable.ranges)
-            continue
+        copy = copies.get(trainable.name)
         if not trainable.ranges:
             continue
+        if copy is None or copy.shape != trainable.shape or not comparable(trainable.dtype, copy.dtype):
+            skipped += 1
+            continue
         tensors += 1
-        _compare(trainable, copy, index, model.big_endian, files, depth, outcome)
+        _compare(trainable, copy, files, depth, outcome)
     nearest, truncate = outcome["nearest"], outcome["truncate"]
     chopped = bool(nearest.differing) and not truncate.differing
     best = truncate if chopped else nearest
@@ -94,17 +111,9 @@ class _Tally:
         self.differing: list[Fragment] = []
 
 
-def _usable(trainable: Trainable, copy: Tensor, file_size: int) -> bool:
-    if copy.shape != trainable.shape or copy.kind != "dense" or copy.problem or copy.file_offset is None:
-        return False
-    return copy.contiguous and copy.file_offset + copy.nbytes <= file_size and comparable(trainable.dtype, copy.dtype)
-
-
 def _compare(
     trainable: Trainable,
-    copy: Tensor,
-    index: int,
-    big_endian: bool,
+    copy: Copy,
     files: OpenFiles,
     depth: Depth,
     outcome: Mapping[str, _Tally],
@@ -116,13 +125,13 @@ def _compare(
         compared, differing = 0, {"nearest": 0, "truncate": 0}
         for start, count in _windows(piece.elements, depth, trainable.name):
             master = files.read(part.source, part.offset + start * wide, count * wide)
-            base = (copy.file_offset or 0) + (done + start) * narrow
-            module = files.read(index, base, count * narrow)
+            base = copy.offset + (done + start) * narrow
+            module = files.read(copy.source, base, count * narrow)
             compared += count
             if len(master) != count * wide or len(module) != count * narrow:
                 differing = {mode: total + count for mode, total in differing.items()}
                 continue
-            swaps = (part.swap, big_endian)
+            swaps = (part.swap, copy.swap)
             wrong = _count(master, module, types, swaps, "nearest", depth)
             differing["nearest"] += wrong
             if wrong and types[0] != types[1]:
@@ -157,37 +166,50 @@ def _windows(count: int, depth: Depth, name: str) -> Iterator[tuple[int, int]]:
 
 def judge(
     agreement: Agreement,
-    model: ModelState,
+    path: str,
     paths: Mapping[int, str],
     depth: Depth,
     *,
     remedy: str = _MIXED_STEPS,
+    hint: str = "",
     ranked: bool = True,
 ) -> list[Problem]:
     """The problems an outcome amounts to.
 
-    `paths` gives the optimizer file of each rank; `remedy` is for a disagreement; not `ranked`: there are no ranks.
+    `path` is the file the copies are in, `paths` the optimizer file of each rank; `remedy` is for a disagreement and
+    `hint` adds to its message; not `ranked`: there are no ranks to name.
     """
     if depth == "none":
         return []
     how = "sampled " if depth == "sample" else ""
     if not agreement.elements:
-        return [note("Z38", "the module holds no copy of the parameters to compare the master weights with")]
+        return [note("Z38", "there is no 16-bit copy of the parameters to compare the master weights with")]
     if not agreement.differing:
         cut = ", truncated" if agreement.truncated else ""
-        text = f"{agreement.elements} {how}elements of {agreement.tensors} parameters equal the module{cut}"
-        return [note("Z38", text, file=model.path)]
-    wrong = [part for part in agreement.differing if part.differing > _TOLERATED * part.compared]
-    ranks = sorted({part.rank for part in wrong or agreement.differing})
-    first = (wrong or agreement.differing)[0]
+        text = f"{agreement.elements} {how}elements of {agreement.tensors} parameters equal the 16-bit copy{cut}"
+        return [note("Z38", text, file=path)]
+    first, message = describe_difference(agreement, how, ranked=ranked)
+    message += hint
+    place = paths.get(first.rank)
+    if not _serious(agreement):
+        return [warn("Z38", message, file=place, rank=first.rank, tensor=first.name)]
+    return [refuse("Z38", message, file=place, rank=first.rank, tensor=first.name, remedy=remedy, forceable=True)]
+
+
+def _serious(agreement: Agreement) -> list[Fragment]:
+    return [part for part in agreement.differing if part.differing > _TOLERATED * part.compared]
+
+
+def describe_difference(agreement: Agreement, how: str, *, ranked: bool) -> tuple[Fragment, str]:
+    """The fragment to name first, and a clause that says how much differs, where."""
+    named = _serious(agreement) or list(agreement.differing)
+    ranks = sorted({part.rank for part in named})
+    first = named[0]
     names = len({part.name for part in agreement.differing})
     shown = f"{', '.join(str(rank) for rank in ranks[:8])}{' ...' if len(ranks) > 8 else ''}"
-    message = (
+    where = f", on rank{'s' if len(ranks) > 1 else ''} {shown}" if ranked else ""
+    return first, (
         f"{first.differing} of {first.compared} {how}elements of {printable(first.name)}"
-        f"{f' on rank {first.rank}' if ranked else ''} are not what the module holds "
-        f"({names} of {agreement.tensors} parameters differ{f', on ranks {shown}' if ranked else ''})"
+        f"{f' on rank {first.rank}' if ranked else ''} are not what the 16-bit copy holds "
+        f"({names} of {agreement.tensors} parameters differ{where})"
     )
-    path = paths.get(first.rank)
-    if not wrong:
-        return [warn("Z38", message, file=path, rank=first.rank, tensor=first.name)]
-    return [refuse("Z38", message, file=path, rank=first.rank, tensor=first.name, remedy=remedy, forceable=True)]

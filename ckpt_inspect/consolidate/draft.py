@@ -9,6 +9,7 @@ from ckpt_inspect.artifacts.zero_shards import trained_dtype
 from ckpt_inspect.artifacts.zero_states import ModelState
 from ckpt_inspect.consolidate.adapters import is_adapter_only
 from ckpt_inspect.consolidate.addresses import Sources
+from ckpt_inspect.consolidate.agreement import Agreement, Depth
 from ckpt_inspect.consolidate.named import Named
 from ckpt_inspect.consolidate.parts import Trainable, planned
 from ckpt_inspect.consolidate.plan import Origin, Plan, PlannedTensor
@@ -34,6 +35,15 @@ class Draft:
         """Raise what refuses; else warnings and notes. Z34 waits until values arbitrated it (`_settle_slices`)."""
         decided = self.problems if self.arbitrated else [p for p in self.problems if p.check != "Z34"]
         return settle(decided, str(self.selection.tree.root), force=force)
+
+    def record(self, agreement: Agreement, depth: Depth) -> None:
+        """Keep what was compared among the facts."""
+        self.facts["compared"] = {
+            "tensors": agreement.tensors,
+            "elements": agreement.elements,
+            "differing_fragments": len(agreement.differing),
+            "depth": depth,
+        }
 
 
 def finish(

@@ -7,9 +7,9 @@ Runs before any layout is planned. Sources: deepspeed 0.19.8 ``runtime/engine.py
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from ckpt_inspect.artifacts.zero_files import TagFiles, ZeroFile
+from ckpt_inspect.artifacts.zero_files import TagFiles
 from ckpt_inspect.artifacts.zero_nodes import walk
 from ckpt_inspect.artifacts.zero_shards import ZeroShards, trained_dtype
 from ckpt_inspect.artifacts.zero_states import ModelState, OptimizerState
@@ -18,6 +18,14 @@ from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.knowledge import faults as fault_table
 from ckpt_inspect.printable import printable
 
+# Fault kinds that mean that the end of a file is not there.
+_TRUNCATIONS = frozenset({"zip-truncated", "pickle-truncated", "torch-truncated", "legacy-truncated"})
+_REMEDIES = {
+    "torch-not-torch": (
+        "copy it again; if another checkpoint engine wrote it (DataStates, Nebula), load it with that engine and save "
+        "it with DeepSpeed's own"
+    )
+}
 _UNIVERSAL = "convert it with `python -m deepspeed.checkpoint.ds_to_universal` and consolidate the result"
 
 
@@ -58,20 +66,21 @@ def check_kinds(files: TagFiles) -> list[Problem]:
     return []
 
 
-def check_readable(shards: ZeroShards) -> list[Problem]:
+def check_readable(shards: ZeroShards, files: TagFiles) -> list[Problem]:
     """Files that cannot be read, are something else, or are damaged where it matters."""
+    sizes = {file.path: file.size for file in files.all}
     problems = [
         refuse("Z20", f"cannot be read: {fault.message}", file=file.path, rank=file.rank)
         for file, fault in shards.unreadable
     ]
     for model in shards.models:
-        problems += _faults(model)
+        problems += _faults(model, sizes, [other.path for other in files.model])
     for optimizer in shards.optimizers:
-        problems += _faults(optimizer)
+        problems += _faults(optimizer, sizes, [other.path for other in files.optimizer])
     return problems
 
 
-def _faults(state: ModelState | OptimizerState) -> list[Problem]:
+def _faults(state: ModelState | OptimizerState, sizes: Mapping[str, int], peers: Sequence[str]) -> list[Problem]:
     table = fault_table()
     who = f"the file of rank {state.rank}" if state.rank is not None else "the model file"
     empty = not state.keys
@@ -82,17 +91,26 @@ def _faults(state: ModelState | OptimizerState) -> list[Problem]:
             for fault in state.faults
             if table.get(fault.kind, {}).get("severity") == "warning"
         ]
-    fault = _worst(errors) if errors else Fault("zero-no-state", "holds no DeepSpeed state")
+    fault = errors[0] if errors else Fault("zero-no-state", "holds no DeepSpeed state")
     row = table.get(fault.kind, {})
-    remedy = row.get("remedy") or f"copy {who} again from where it was written"
-    truncated = any(word in fault.kind for word in ("trunc", "end", "cut"))
+    remedy = (
+        _REMEDIES.get(fault.kind) or _clause(row.get("remedy", "")) or f"copy {who} again from where it was written"
+    )
+    truncated = fault.kind in _TRUNCATIONS
     place = f" at byte {fault.offset}" if fault.offset is not None else ""
     message = f"{who} cannot be used: {printable(fault.message, 200)}{place} [{fault.kind}]"
-    return [refuse("Z21" if truncated else "Z20", message, file=state.path, rank=state.rank, remedy=remedy)]
+    largest = max((sizes.get(path, 0) for path in peers), default=0)
+    if largest > sizes.get(state.path, 0):
+        message += f"; it holds {sizes.get(state.path, 0)} bytes, another rank's {largest}"
+    check = "Z21" if truncated else "Z20"
+    forceable = not empty  # what could be read is there; every tensor still has to lie inside the file
+    return [refuse(check, message, file=state.path, rank=state.rank, remedy=remedy, forceable=forceable)]
 
 
-def _worst(faults: Sequence[Fault]) -> Fault:
-    return faults[0]
+def _clause(sentence: str) -> str:
+    """A sentence of the fault table as the end of a line."""
+    text = sentence.strip().removesuffix(".")
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 
 def choose_prefix(files: TagFiles, model: ModelState | None) -> tuple[TagFiles, list[Problem]]:
@@ -138,8 +156,8 @@ def check_ranks(files: TagFiles, optimizers: Sequence[OptimizerState]) -> tuple[
         others = sorted({str(worlds[rank]) for rank in outside})
         first = by_rank[outside[0]]
         message = (
-            f"rank {lowest} and {world - 1} more say {world} ranks took part, but there are files of "
-            f"{_ranks(outside)} that say {' or '.join(others)}: left over from an earlier save under this tag"
+            f"{_count(world, 'rank')} took part, say their files, but there are files of {_ranks(outside)} that say "
+            f"{' or '.join(others)}: left over from an earlier save under this tag"
         )
         remedy = f"move the files of {_ranks(outside)} away"
         problems.append(refuse("Z11", message, file=first.path, rank=outside[0], remedy=remedy, forceable=True))
@@ -147,11 +165,15 @@ def check_ranks(files: TagFiles, optimizers: Sequence[OptimizerState]) -> tuple[
 
 
 def _missing(files: TagFiles, missing: Sequence[int], world: int, present: int, state: OptimizerState) -> Problem:
-    message = f"{present} of {world} optimizer files are here: {_ranks(missing)} of 0 to {world - 1} missing"
     prefix = files.optimizer[0].prefix
     name = f"{prefix}zero_pp_rank_{missing[0]}_mp_rank_00_optim_states.pt"
+    message = (
+        f"{name} is missing: the files of {present} of {world} ranks are here, not {_ranks(missing)}"
+        if missing[0] >= 0
+        else f"{present} files are here of {world} ranks"
+    )
     remedy = (
-        f"copy {name} from the node of rank {missing[0]} (each node keeps its own files without shared storage); "
+        f"copy it from the node of rank {missing[0]} (without shared storage each node keeps its own files); "
         "if the save was interrupted, use an earlier checkpoint"
     )
     return refuse("Z10", message, file=state.path.rpartition("/")[0] or None, rank=missing[0], remedy=remedy)
@@ -167,6 +189,10 @@ def _mixed_worlds(worlds: dict[int, int | None], states: dict[int, OptimizerStat
     return refuse("Z12", message, file=states[first].path, rank=first, remedy=remedy)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _ranks(ranks: Sequence[int]) -> str:
     shown = ", ".join(str(rank) for rank in ranks[:6])
     more = f" and {len(ranks) - 6} more" if len(ranks) > 6 else ""
@@ -178,31 +204,30 @@ def check_model_files(
 ) -> tuple[list[ModelState], list[Problem]]:
     """Z17, Z30: the model file is there; under stage 3 one per rank, all naming the same parameters."""
     usable = [model for model in models if model.keys]
+    place = next((file.path.rpartition("/")[0] for file in files.optimizer), "") or None
     if not partitioned:
         if not usable:
-            remedy = "copy mp_rank_00_model_states.pt from the node of rank 0: it alone names the parameters"
-            return [], [refuse("Z17", "mp_rank_00_model_states.pt is missing", rank=0, remedy=remedy)]
+            remedy = "copy it from the node of rank 0: it alone names the parameters"
+            return [], [refuse("Z17", "mp_rank_00_model_states.pt is missing", file=place, rank=0, remedy=remedy)]
         return usable[:1], []
     by_rank = {model.rank: model for model in usable if model.rank is not None}
     if 0 not in by_rank:
-        remedy = "copy zero_pp_rank_0_mp_rank_00_model_states.pt from the node of rank 0: it names the parameters"
-        return [], [refuse("Z17", "the model file of rank 0 is missing", rank=0, remedy=remedy)]
+        remedy = "copy it from the node of rank 0: it names the parameters"
+        message = "zero_pp_rank_0_mp_rank_00_model_states.pt is missing"
+        return [], [refuse("Z17", message, file=place, rank=0, remedy=remedy)]
     first = by_rank[0]
     missing = sorted(set(range(world)) - by_rank.keys())
     problems: list[Problem] = []
     if missing and first.frozen_shapes and frozen:
         message = (
-            f"the model files of {_ranks(missing)} are missing, and they hold slices of "
-            f"{len(first.frozen_shapes)} frozen parameters"
+            f"zero_pp_rank_{missing[0]}_mp_rank_00_model_states.pt is missing ({_ranks(missing)}), with slices of "
+            f"{_count(len(first.frozen_shapes), 'frozen parameter')}"
         )
-        remedy = (
-            f"copy zero_pp_rank_{missing[0]}_mp_rank_00_model_states.pt from the node of rank {missing[0]}, "
-            "or leave frozen parameters out with --exclude-frozen"
-        )
-        return [], [refuse("Z17", message, file=first.path, rank=missing[0], remedy=remedy)]
+        remedy = f"copy it from the node of rank {missing[0]}, or leave frozen parameters out with --exclude-frozen"
+        return [], [refuse("Z17", message, file=place, rank=missing[0], remedy=remedy)]
     if missing:
-        message = f"the model files of {_ranks(missing)} are missing; nothing in them is needed"
-        problems.append(warn("Z17", message, file=first.path))
+        message = f"model files are missing ({_ranks(missing)}); nothing in them is needed"
+        problems.append(warn("Z17", message, file=place))
     for rank in sorted(by_rank):
         if rank >= world:
             continue
@@ -308,8 +333,3 @@ def _versions(states: Iterable[ModelState | OptimizerState]) -> list[Problem]:
         return []
     listed = ", ".join(f"{printable(version, 40)} ({printable(path)})" for version, path in list(versions.items())[:4])
     return [warn("Z28", f"the files were written by different DeepSpeed versions: {listed}")]
-
-
-def file_of(files: Collection[ZeroFile], path: str) -> ZeroFile:
-    """The listed file at a path."""
-    return next(file for file in files if file.path == path)

@@ -14,7 +14,7 @@ from ckpt_inspect.artifacts.zero_files import TagFiles
 from ckpt_inspect.artifacts.zero_nodes import walk
 from ckpt_inspect.artifacts.zero_shards import ZeroShards, read_models, read_optimizers
 from ckpt_inspect.artifacts.zero_states import ModelState, OptimizerState
-from ckpt_inspect.consolidate.agreement import Depth, compare_with_module, judge
+from ckpt_inspect.consolidate.agreement import Depth, compare, copies_in_module, judge
 from ckpt_inspect.consolidate.draft import Draft, finish
 from ckpt_inspect.consolidate.files import (
     check_kinds,
@@ -26,10 +26,11 @@ from ckpt_inspect.consolidate.files import (
 )
 from ckpt_inspect.consolidate.named import collect_named
 from ckpt_inspect.consolidate.plan import Plan
-from ckpt_inspect.consolidate.problems import Problem, note, refuse, warn
+from ckpt_inspect.consolidate.problems import Problem, Refusal, note, refuse, warn
 from ckpt_inspect.consolidate.proof import prove
 from ckpt_inspect.consolidate.reading import OpenFiles
 from ckpt_inspect.consolidate.select import select
+from ckpt_inspect.consolidate.siblings import compare_with_saved
 from ckpt_inspect.consolidate.stage0 import plan_stage0
 from ckpt_inspect.consolidate.steps import check_steps
 from ckpt_inspect.consolidate.tails import nonzero_padding
@@ -78,18 +79,44 @@ def plan_consolidation(
     target = DTYPES.get(dtype.removeprefix("torch.").lower())
     if target is None:
         raise UsageError(f"unknown dtype {printable(dtype, 40)}", remedy=f"use one of {', '.join(DTYPES)}")
-    selection = select(path, tag)
-    draft = Draft(selection, target, problems=list(selection.problems))
-    if selection.universal:
+    draft = Draft(select(path, tag), target)
+    return _plan(draft, exclude_frozen=exclude_frozen, only=tuple(only), depth=depth, force=force)
+
+
+def find_problems(
+    path: str | os.PathLike[str], *, tag: str | None = None, depth: Depth = "sample"
+) -> tuple[Problem, ...]:
+    """Everything the planner and the proof would say about a checkpoint, refusals included, without raising them.
+
+    Raises:
+        UnreadableError: the path cannot be read.
+    """
+    try:
+        selection = select(path, tag)
+    except Refusal as error:
+        return (error.problem,) if error.problem is not None else ()
+    draft = Draft(selection, "F32")
+    try:
+        _plan(draft, exclude_frozen=False, only=(), depth=depth, force=True)
+    except Refusal as error:
+        if error.problem is not None and error.problem not in draft.problems:
+            draft.problems.append(error.problem)
+    return tuple(draft.problems)
+
+
+def _plan(draft: Draft, *, exclude_frozen: bool, only: Sequence[str], depth: Depth, force: bool) -> Plan:
+    draft.problems += draft.selection.problems
+    if draft.selection.universal:
         plan = plan_universal(draft, exclude_frozen=exclude_frozen, depth=depth, force=force)
     else:
         plan = _plan_zero(draft, exclude_frozen, depth, force)
-    plan = _narrow(plan, tuple(only))
+    plan = _narrow(plan, only)
     draft.problems += prove(plan.tensors, plan.sources)
     draft.arbitrated = True
     warnings, notes = draft.settle(force)
-    facts = {"dtype": target, "said": list(selection.said), "notes": list(notes), **draft.facts}
-    return replace(plan, warnings=(*selection.said, *warnings), facts=facts)
+    said = draft.selection.said
+    facts = {"dtype": draft.target, "said": list(said), "notes": list(notes), **draft.facts}
+    return replace(plan, warnings=(*said, *warnings), facts=facts)
 
 
 def _plan_zero(draft: Draft, exclude_frozen: bool, depth: Depth, force: bool) -> Plan:
@@ -100,7 +127,7 @@ def _plan_zero(draft: Draft, exclude_frozen: bool, depth: Depth, force: bool) ->
     models, broken = read_models(tree, selection.files.model)
     files, found = choose_prefix(selection.files, models[0] if models else None)
     optimizers, broken_optimizers = read_optimizers(tree, files.optimizer)
-    draft.problems += check_readable(ZeroShards(tuple(models), tuple(optimizers), (*broken, *broken_optimizers)))
+    draft.problems += check_readable(ZeroShards(tuple(models), tuple(optimizers), (*broken, *broken_optimizers)), files)
     draft.problems += found
     draft.settle(force)
     draft.sources.add_files(files.model)
@@ -155,22 +182,22 @@ def _prove_values(draft: Draft, model: ModelState, states: Sequence[OptimizerSta
     """Z34, Z36, Z38, Z39: the checks that read a few bytes of weights."""
     listed = draft.sources.files()
     indexes = {file.path: number for number, file in enumerate(listed)}
-    with OpenFiles(draft.selection.tree, listed) as files:
+    tree = draft.selection.tree
+    with OpenFiles(tree, listed) as files:
         found, facts = check_steps(model, states, indexes, files)
         draft.problems += found
         draft.facts.update(facts)
         draft.problems += nonzero_padding(draft.trainables, states, indexes, files)
-        if states[0].layout == "zero3":
-            return
-        agreement = compare_with_module(draft.trainables, model, listed, files, depth)
-    paths = {number: state.path for number, state in enumerate(states)}
-    draft.problems += judge(agreement, model, paths, depth)
-    draft.facts["compared"] = {
-        "tensors": agreement.tensors,
-        "elements": agreement.elements,
-        "differing_fragments": len(agreement.differing),
-        "depth": depth,
-    }
+        agreement = compare(draft.trainables, copies_in_module(model, listed), files, depth)
+    if agreement.elements or states[0].layout != "zero3":
+        hint = f"; {found[0].message}" if found and found[0].level == "warning" else ""
+        paths = {number: state.path for number, state in enumerate(states)}
+        draft.problems += judge(agreement, model.path, paths, depth, hint=hint)
+    else:
+        beside, found = compare_with_saved(tree, draft.selection.home, draft.trainables, states, listed, depth)
+        draft.problems += found
+        agreement = beside or agreement
+    draft.record(agreement, depth)
     _settle_slices(draft, model, passed=agreement.passed, differ=bool(agreement.differing))
 
 
@@ -211,9 +238,11 @@ def _without_optimizers(draft: Draft, files: TagFiles, models: Sequence[ModelSta
         draft.trainables, found, facts = plan_stage0(model, draft.sources, opened)
         draft.problems += found
         draft.facts.update(facts)
-        agreement = compare_with_module(draft.trainables, model, draft.sources.files(), opened, depth)
-    if depth == "complete" and draft.trainables:
-        draft.problems += judge(agreement, model, {0: model.path}, depth)
+        copies = copies_in_module(model, draft.sources.files())
+        agreement = compare(draft.trainables, copies, opened, depth)
+    if draft.trainables:
+        draft.problems += judge(agreement, model.path, {0: model.path}, depth)
+        draft.record(agreement, depth)
     draft.named = collect_named(
         [model],
         [trainable.name for trainable in draft.trainables],

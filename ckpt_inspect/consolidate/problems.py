@@ -22,35 +22,41 @@ from ckpt_inspect.printable import printable
 Level = Literal["error", "warning", "note"]
 
 
-class NoTagError(IncompleteCheckpointError):
+class Refusal(ConsolidationError):  # noqa: N818 - it names what it is: every error of this module is one
+    """An error that came of a check: `problem` is the check's outcome as data."""
+
+    problem: Problem | None = None
+
+
+class NoTagError(Refusal, IncompleteCheckpointError):
     """Z01: nothing here is a DeepSpeed tag directory, or several are and none is named."""
 
 
-class EmptyLatestError(IncompleteCheckpointError):
+class EmptyLatestError(Refusal, IncompleteCheckpointError):
     """Z02: `latest` exists and holds nothing."""
 
 
-class MissingTagError(IncompleteCheckpointError):
+class MissingTagError(Refusal, IncompleteCheckpointError):
     """Z03: `latest`, or the tag asked for, names a directory that is not there."""
 
 
-class UnsafeTagError(IncompleteCheckpointError):
+class UnsafeTagError(Refusal, IncompleteCheckpointError):
     """Z05: the tag leads out of the checkpoint directory."""
 
 
-class MissingRankError(IncompleteCheckpointError):
+class MissingRankError(Refusal, IncompleteCheckpointError):
     """Z10, Z17: files of some ranks are not there."""
 
 
-class ExtraRankError(IncompleteCheckpointError):
+class ExtraRankError(Refusal, IncompleteCheckpointError):
     """Z11: there are files of more ranks than took part."""
 
 
-class MixedWorldError(IncompleteCheckpointError):
+class MixedWorldError(Refusal, IncompleteCheckpointError):
     """Z12, Z13, Z14: files of jobs with different world sizes or element types lie in one directory."""
 
 
-class UnreadableShardError(IncompleteCheckpointError):
+class UnreadableShardError(Refusal, IncompleteCheckpointError):
     """Z20, Z22, Z23: a shard is not a torch file, or is damaged."""
 
 
@@ -58,35 +64,51 @@ class TruncatedShardError(UnreadableShardError):
     """Z21: the end of a shard is missing."""
 
 
-class MissingKeyError(IncompleteCheckpointError):
+class MissingKeyError(Refusal, IncompleteCheckpointError):
     """A shard lacks what every version of DeepSpeed wrote there."""
 
 
-class MixedFilesError(ProofFailedError):
+class MixedFilesError(Refusal, ProofFailedError):
     """Z27, Z28, Z30, Z33: shards of different runs or stages."""
 
 
-class SumError(ProofFailedError):
+class SumError(Refusal, ProofFailedError):
     """Z31, Z32, Z35: what the ranks saved does not add up to the parameters."""
 
 
-class SliceMappingError(ProofFailedError):
+class SliceMappingError(Refusal, ProofFailedError):
     """Z34: the recorded slice addresses contradict the order of shapes, and nothing settles who is right."""
 
 
-class ModuleMismatchError(ProofFailedError):
+class ModuleMismatchError(Refusal, ProofFailedError):
     """Z38: the master weights are not those the 16-bit module was rounded from."""
 
 
-class StepMismatchError(ProofFailedError):
+class StepMismatchError(Refusal, ProofFailedError):
     """Z39: ranks saved their optimizer at different steps."""
 
 
-class CoverageError(ProofFailedError):
+class CoverageError(Refusal, ProofFailedError):
     """The plan itself is wrong: an element would be written twice, never, or from outside its file."""
 
 
-_ERRORS: dict[str, type[ConsolidationError]] = {
+class ModelParallelError(Refusal, UnsupportedLayoutError):
+    """Z15: tensor or pipeline parallel."""
+
+
+class ExpertsError(Refusal, UnsupportedLayoutError):
+    """Z16: experts, native or AutoEP."""
+
+
+class OldLayoutError(Refusal, UnsupportedLayoutError):
+    """A layout no current tool reads: sub-partitions of early ZeRO-1, files in parts."""
+
+
+class ConversionError(Refusal, IncompleteCheckpointError):
+    """Z50: a universal checkpoint is not whole."""
+
+
+_ERRORS: dict[str, type[Refusal]] = {
     "Z01": NoTagError,
     "Z02": EmptyLatestError,
     "Z03": MissingTagError,
@@ -96,8 +118,8 @@ _ERRORS: dict[str, type[ConsolidationError]] = {
     "Z12": MixedWorldError,
     "Z13": MixedWorldError,
     "Z14": MixedWorldError,
-    "Z15": UnsupportedLayoutError,
-    "Z16": UnsupportedLayoutError,
+    "Z15": ModelParallelError,
+    "Z16": ExpertsError,
     "Z17": MissingRankError,
     "Z20": UnreadableShardError,
     "Z21": TruncatedShardError,
@@ -115,10 +137,10 @@ _ERRORS: dict[str, type[ConsolidationError]] = {
     "Z37": MixedFilesError,
     "Z38": ModuleMismatchError,
     "Z39": StepMismatchError,
-    "Z50": IncompleteCheckpointError,
+    "Z50": ConversionError,
     "key": MissingKeyError,
     "coverage": CoverageError,
-    "layout": UnsupportedLayoutError,
+    "layout": OldLayoutError,
 }
 
 
@@ -145,11 +167,13 @@ class Problem:
         advice = f"; {self.remedy}" if self.remedy else ""
         return f"{self.check} {place}{self.message}{advice}"
 
-    def exception(self, where: str) -> ConsolidationError:
+    def exception(self, where: str) -> Refusal:
         """The error of this check; `where` is the directory that `file` is relative to."""
         place = f"{where}/{printable(self.file)}" if self.file else where
-        error = _ERRORS.get(self.check, ProofFailedError)
-        return error(f"{self.message} [{self.check}]", where=place, remedy=self.remedy)
+        error = _ERRORS[self.check]
+        made = error(f"{self.message} [{self.check}]", where=place, remedy=self.remedy)
+        made.problem = self
+        return made
 
 
 def refuse(

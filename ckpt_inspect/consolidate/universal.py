@@ -9,12 +9,12 @@ the module says so). Buffers come from the model file, where integers are still 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from ckpt_inspect.artifacts.universal import UniversalTensor, read_universal, read_universal_tensor
 from ckpt_inspect.artifacts.zero_shards import ZeroShards, read_models
 from ckpt_inspect.artifacts.zero_states import ModelState
 from ckpt_inspect.consolidate.addresses import AddressError, check, flat_range
-from ckpt_inspect.consolidate.agreement import Depth, compare_with_module, judge
+from ckpt_inspect.consolidate.agreement import Depth, compare, copies_in_module, judge
 from ckpt_inspect.consolidate.draft import Draft, finish
 from ckpt_inspect.consolidate.files import check_readable
 from ckpt_inspect.consolidate.layouts import Piece, element_count
@@ -24,8 +24,7 @@ from ckpt_inspect.consolidate.plan import Plan
 from ckpt_inspect.consolidate.problems import Problem, note, refuse, warn
 from ckpt_inspect.consolidate.reading import OpenFiles
 from ckpt_inspect.errors import UnreadableError
-from ckpt_inspect.formats.pickle_machine import as_mapping
-from ckpt_inspect.formats.torch_archive import Tensor, open_torch
+from ckpt_inspect.formats.torch_archive import Tensor
 from ckpt_inspect.printable import printable
 from ckpt_inspect.storage import Entry
 
@@ -36,20 +35,11 @@ _ROUND_ROBIN = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """One ``fp32.pt``: the tensor, whether it is a vocabulary and whether the file is big-endian."""
-
-    tensor: Tensor
-    vocabulary: bool
-    big_endian: bool
-
-
 def plan_universal(draft: Draft, *, exclude_frozen: bool, depth: Depth, force: bool) -> Plan:
     """The plan of a universal checkpoint."""
     selection = draft.selection
     models, broken = read_models(selection.tree, selection.files.model)
-    draft.problems += check_readable(ZeroShards(tuple(models), (), tuple(broken)))
+    draft.problems += check_readable(ZeroShards(tuple(models), (), tuple(broken)), selection.files)
     draft.sources.add_files(selection.files.model)
     values = _find_values(draft)
     model = models[0] if models else None
@@ -79,13 +69,11 @@ def plan_universal(draft: Draft, *, exclude_frozen: bool, depth: Depth, force: b
 
 
 def _find_values(draft: Draft) -> dict[str, Entry]:
-    """``fp32.pt`` of every parameter, by name; a name may hold any character but a slash."""
-    prefix = f"{draft.selection.directory}/zero/" if draft.selection.directory else "zero/"
-    found: dict[str, Entry] = {}
-    for entry in draft.selection.tree.entries():
-        if entry.kind == "file" and entry.name == "fp32.pt" and entry.path.startswith(prefix):
-            found[entry.parent[len(prefix) :]] = entry
-    return found
+    """``fp32.pt`` of every parameter, by name."""
+    found = read_universal(draft.selection.tree, draft.selection.directory)
+    paths = {p.name: p.states["fp32"] for p in found.parameters if "fp32" in p.states} if found else {}
+    entries = {name: draft.selection.tree.get(path) for name, path in paths.items()}
+    return {name: entry for name, entry in entries.items() if entry is not None}
 
 
 def _completeness(draft: Draft, values: Mapping[str, Entry], model: ModelState | None) -> None:
@@ -125,37 +113,40 @@ def _lay_out(draft: Draft, values: Mapping[str, Entry], model: ModelState | None
             continue
         entry = values[name]
         value = _read(draft, name, entry)
-        if value is None:
+        if value is None or value.tensor is None:
             continue
-        found = _whole(draft, name, entry, value, known.get(name), model)
+        found = _whole(draft, name, entry, value, value.tensor, known.get(name), model)
         if isinstance(found, Problem):
             draft.problems.append(found)
         else:
             draft.trainables.append(found)
 
 
-def _read(draft: Draft, name: str, entry: Entry) -> _Value | None:
-    """The tensor of one ``fp32.pt``: under the key `param`, or bare as the stage 3 conversion saves it."""
+def _read(draft: Draft, name: str, entry: Entry) -> UniversalTensor | None:
+    """The content of one ``fp32.pt``; None, with a problem noted, when it holds no tensor."""
     try:
         with draft.selection.tree.open(entry.path) as source:
-            archive = open_torch(source)
+            value = read_universal_tensor(source)
     except UnreadableError as error:
         draft.problems.append(refuse("Z20", error.what, file=entry.path, tensor=name))
         return None
-    held = as_mapping(archive.value)
-    tensor = archive.tensor(held.get("param", archive.value))
-    if tensor is None:
-        reason = archive.faults[0].message if archive.faults else "it holds no tensor"
+    if value.tensor is None:
+        reason = value.faults[0].message if value.faults else "it holds no tensor"
         message = f"{printable(name)} cannot be read: {printable(reason, 200)}"
         draft.problems.append(refuse("Z50", message, file=entry.path, tensor=name, remedy=_AGAIN))
         return None
-    return _Value(tensor, held.get("vocab_tensor") is True, archive.byteorder == "big")
+    return value
 
 
 def _whole(
-    draft: Draft, name: str, entry: Entry, value: _Value, shape: tuple[int, ...] | None, model: ModelState | None
+    draft: Draft,
+    name: str,
+    entry: Entry,
+    value: UniversalTensor,
+    tensor: Tensor,
+    shape: tuple[int, ...] | None,
+    model: ModelState | None,
 ) -> Trainable | Problem:
-    tensor = value.tensor
     held = element_count(tensor.shape)
     wanted = tensor.shape
     if shape is not None and element_count(shape) == held:
@@ -184,12 +175,7 @@ def _whole(
 def _compare(draft: Draft, model: ModelState, depth: Depth) -> None:
     listed = draft.sources.files()
     with OpenFiles(draft.selection.tree, listed) as files:
-        agreement = compare_with_module(draft.trainables, model, listed, files, depth)
+        agreement = compare(draft.trainables, copies_in_module(model, listed), files, depth)
     place = f"{draft.selection.directory}/zero" if draft.selection.directory else "zero"
-    draft.problems += judge(agreement, model, {0: place}, depth, remedy=_ROUND_ROBIN, ranked=False)
-    draft.facts["compared"] = {
-        "tensors": agreement.tensors,
-        "elements": agreement.elements,
-        "differing_fragments": len(agreement.differing),
-        "depth": depth,
-    }
+    draft.problems += judge(agreement, model.path, {0: place}, depth, remedy=_ROUND_ROBIN, ranked=False)
+    draft.record(agreement, depth)

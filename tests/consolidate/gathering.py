@@ -1,34 +1,47 @@
-"""The simplest executor of a plan: positional reads and widening by zero bytes. For tests only."""
+"""The simplest executor of a plan: positional reads and numpy. For tests only; shares nothing with the real one."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ckpt_inspect.consolidate.plan import Plan, PlannedTensor
 
+_NUMPY = {
+    "F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype("<i8"), "BOOL": np.dtype("?"),
+}  # fmt: skip
 
-def tensor_bytes(plan: Plan, tensor: PlannedTensor) -> bytes:
-    """The little-endian bytes of one planned tensor in its output type."""
+
+def array(plan: Plan, tensor: PlannedTensor) -> Any:
+    """One planned tensor in its output type."""
+    kind = _NUMPY[tensor.source_dtype]
     parts = []
     for part in tensor.ranges:
         with (Path(plan.root) / plan.sources[part.source].path).open("rb") as file:
             file.seek(part.offset)
             piece = file.read(part.length)
         assert len(piece) == part.length
+        if part.swap:
+            piece = np.frombuffer(piece, dtype=f"<u{kind.itemsize}").byteswap().tobytes()
         parts.append(piece)
-    data = b"".join(parts)
-    if tensor.dtype == tensor.source_dtype:
-        return data
-    assert (tensor.source_dtype, tensor.dtype) == ("BF16", "F32")
-    return (np.frombuffer(data, dtype="<u2").astype("<u4") << 16).tobytes()
+    return np.frombuffer(b"".join(parts), dtype=kind).reshape(tensor.shape).astype(_NUMPY[tensor.dtype])
+
+
+def arrays(plan: Plan) -> dict[str, Any]:
+    """Every tensor and alias of a plan by name."""
+    out = {tensor.name: array(plan, tensor) for tensor in plan.tensors}
+    out.update({alias: out[owner] for alias, owner in plan.aliases.items()})
+    return out
 
 
 def gathered(plan: Plan) -> dict[str, tuple[PlannedTensor, bytes]]:
-    """Every tensor and alias of a plan by name."""
-    out = {tensor.name: (tensor, tensor_bytes(plan, tensor)) for tensor in plan.tensors}
+    """Every tensor and alias of a plan by name, as bytes."""
+    out = {tensor.name: (tensor, array(plan, tensor).tobytes()) for tensor in plan.tensors}
     out.update({alias: out[owner] for alias, owner in plan.aliases.items()})
     return out
 

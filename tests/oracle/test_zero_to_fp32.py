@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from builders.deepspeed import Job, Model, Parameter, expected, save_latest, save_zero3, save_zero12
+from consolidate.gathering import arrays
 
 from ckpt_inspect.consolidate.planning import plan_consolidation
 from ckpt_inspect.consolidate.problems import ModuleMismatchError, SumError
-from ckpt_inspect.consolidate.tensors import iter_tensors, plan_tensors
 
 pytestmark = pytest.mark.judge
 pytest.importorskip("deepspeed")
@@ -88,7 +88,7 @@ def test_every_run_deepspeed_can_merge_gives_its_bytes(shared: Path, tmp_path: P
         with np.load(out) as arrays:
             wanted = {name: arrays[name] for name in arrays.files}
         plan = plan_consolidation(checkpoint)
-        got = dict(plan_tensors(plan))
+        got = arrays(plan)
         lost = {tensor.name for tensor in plan.tensors if tensor.origin == "module"}
         assert not lost or plan.stage == 1, checkpoint
         assert_same({name: array for name, array in got.items() if name not in lost}, wanted)
@@ -121,7 +121,7 @@ def test_our_writer_makes_what_deepspeed_reads(job: Job, tmp_path: Path) -> None
         assert set(truth) - set(wanted) == {"frozen.weight"}
         truth.pop("frozen.weight")
     assert_same(wanted, truth)
-    got = dict(iter_tensors(tmp_path / "run", depth="complete"))
+    got = arrays(plan_consolidation(tmp_path / "run", depth="complete"))
     assert_same(got, expected(model, job))
 
 
@@ -138,7 +138,7 @@ def test_an_old_script_ignores_alignment_padding_in_silence_and_we_do_not(shared
     truth = expected(model, job)
     wrong = judged(tmp_path, "script", old, tmp_path / "run")
     assert sum(wrong[name].tobytes() != truth[name].tobytes() for name in truth) == 4
-    assert_same(dict(iter_tensors(tmp_path / "run")), truth)
+    assert_same(arrays(plan_consolidation(tmp_path / "run")), truth)
 
 
 def test_alignment_padding_without_its_key_is_refused_by_the_values(tmp_path: Path) -> None:
@@ -167,10 +167,10 @@ def test_universal_conversion_of_round_robin_is_wrong_in_silence_and_caught(tmp_
     with pytest.raises(ModuleMismatchError, match="round_robin_gradients") as caught:
         plan_consolidation(output)
     assert "consolidate the checkpoint it was made from" in str(caught.value)
-    forced = dict(iter_tensors(output, force=True))
+    forced = arrays(plan_consolidation(output, force=True))
     wrong = [name for name in truth if name not in model.ties and forced[name].tobytes() != truth[name].tobytes()]
     assert len(wrong) >= 4
-    assert_same(dict(iter_tensors(tmp_path / "run")), truth)
+    assert_same(arrays(plan_consolidation(tmp_path / "run")), truth)
 
 
 def test_universal_conversion_rounds_a_tied_alias_and_we_take_its_owner(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_universal_conversion_rounds_a_tied_alias_and_we_take_its_owner(tmp_path
     assert alias.tobytes() != truth["head.weight"].tobytes()
     plan = plan_consolidation(tmp_path / "out")  # by latest_universal
     assert plan.aliases == {"head.weight": "emb.weight"}
-    assert_same(dict(plan_tensors(plan)), truth)
+    assert_same(arrays(plan), truth)
 
 
 def test_universal_conversion_of_stage_three_comes_back_in_shape(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_universal_conversion_of_stage_three_comes_back_in_shape(tmp_path: Path)
     output = tmp_path / "out" / "universal"
     done = run_child(tmp_path, "universal", source, output)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert_same(dict(iter_tensors(output)), expected(model, job))
+    assert_same(arrays(plan_consolidation(output)), expected(model, job))
 
 
 def test_a_world_deepspeed_would_merge_wrongly_is_refused(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ from builders.deepspeed import (
     save_zero12,
 )
 from builders.deepspeed_random import jobs, models
+from consolidate.gathering import arrays
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ckpt_inspect.consolidate.layouts import flat_pieces, partition_share, shared_pieces
 from ckpt_inspect.consolidate.planning import plan_consolidation
-from ckpt_inspect.consolidate.tensors import plan_tensors
 
 _LESS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
@@ -36,7 +36,7 @@ def recover(write: Any, model: Model, job: Job) -> tuple[Any, dict[str, Any]]:
         write(directory / "global_step8")
         save_latest(directory, "global_step8")
         plan = plan_consolidation(directory, depth="complete")
-        return plan, dict(plan_tensors(plan))
+        return plan, arrays(plan)
 
 
 def assert_same(got: dict[str, Any], wanted: dict[str, Any]) -> None:
