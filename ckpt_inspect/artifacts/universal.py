@@ -47,6 +47,7 @@ class UniversalTensor:
     vocabulary: bool
     extra: tuple[str, ...]
     faults: tuple[Fault, ...]
+    big_endian: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,4 +169,5 @@ def read_universal_tensor(source: ByteSource) -> UniversalTensor:
         get_path(archive.value, "vocab_tensor") is True,
         tuple(name for name in names if name not in ("param", "cat_dim", "vocab_tensor")),
         archive.faults,
+        archive.byteorder == "big",
     )
