@@ -138,9 +138,8 @@ def _interrupted(checkpoint: Checkpoint, *, trainer: bool) -> str | None:
 
 def _worst(faults: Iterable[Fault]) -> str | None:
     """The message of the first fault of severity error, which a loader would stumble over."""
-    table = knowledge.faults()
     for fault in faults:
-        if table.get(fault.kind, {}).get("severity", "error") == "error":
+        if knowledge.faults().get(fault.kind, {}).get("severity", "error") == "error":
             place = f" ({printable(fault.place, 60)})" if fault.place else ""
             return f"{fault.message}{place}"
     return None

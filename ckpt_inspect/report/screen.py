@@ -7,7 +7,7 @@ of a file has to pass :func:`ckpt_inspect.printable.printable` before it gets he
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,13 +44,24 @@ def shorten(text: str, width: int) -> str:
     """`text` cut in its middle to `width` columns: the ends of a path tell most."""
     if text_width(text) <= width:
         return text
-    if width < 3:
-        return text[:width]
     tail = (width - 1) // 2
-    head = width - 1 - tail
-    while text_width(text[:head]) + text_width(text[-tail:]) > width - 1 and tail > 1:
-        head, tail = head - 1, tail - 1
-    return f"{text[:head]}…{text[-tail:]}"
+    end = text[-tail:] if tail > 0 else ""
+    while text_width(end) > tail:
+        end = end[1:]
+    start = _fitting(text, width - 1 - text_width(end))
+    return f"{start}…{end}"
+
+
+def _fitting(text: str, width: int) -> str:
+    """The longest beginning of `text` that takes at most `width` columns."""
+    if text.isascii():
+        return text[: max(0, width)]
+    used = 0
+    for index, character in enumerate(text):
+        used += _columns(character)
+        if used > width:
+            return text[:index]
+    return text
 
 
 class Screen:
@@ -78,7 +89,7 @@ class Screen:
         """One paragraph, wrapped; following lines are indented by `hang` columns (by `indent` if None)."""
         self._paragraph(" " * indent, pieces, hang if hang is not None else indent)
 
-    def field(self, label: str, *pieces: Piece, label_width: int = 12, style: Style = "bold") -> None:
+    def field(self, label: str, *pieces: Piece, label_width: int = 15, style: Style = "bold") -> None:
         """A label and a wrapped text beside it."""
         start = self._styled(label, style) + " " * max(1, label_width - text_width(label))
         self._paragraph(start, pieces, label_width, used=max(label_width, text_width(label) + 1))
@@ -127,24 +138,31 @@ class Screen:
         return f"\x1b[{_SGR[style]}m{text}\x1b[0m" if self._color and style and text else text
 
 
-def _words(pieces: Iterable[Piece], longest: int) -> Iterable[tuple[str, tuple[tuple[str, Style], ...]]]:
-    """Words with their styled parts: a word may run over several pieces ("(" + styled + ")")."""
+Word = tuple[str, tuple[tuple[str, Style], ...]]
+
+
+def _words(pieces: Iterable[Piece], longest: int) -> Iterator[Word]:
+    """Words with their styled parts: a word may run over several pieces ("(" + styled + ")"), and is cut at `longest`."""
     parts: list[tuple[str, Style]] = []
+    room = longest
     for piece in pieces:
         span = piece if isinstance(piece, Span) else Span(piece)
-        chunks = span.text.split(" ")
-        for number, chunk in enumerate(chunks):
+        for number, chunk in enumerate(span.text.split(" ")):
             if number and parts:
                 yield _join(parts)
-                parts = []
-            while text_width(chunk) > longest:
-                yield _join([*parts, (chunk[:longest], span.style)])
-                parts, chunk = [], chunk[longest:]
-            if chunk:
-                parts.append((chunk, span.style))
+                parts, room = [], longest
+            rest = chunk
+            while text_width(rest) > room:
+                start = _fitting(rest, room)
+                rest = rest[len(start) :]
+                yield _join([*parts, (start, span.style)])
+                parts, room = [], longest
+            if rest:
+                parts.append((rest, span.style))
+                room -= text_width(rest)
     if parts:
         yield _join(parts)
 
 
-def _join(parts: list[tuple[str, Style]]) -> tuple[str, tuple[tuple[str, Style], ...]]:
+def _join(parts: list[tuple[str, Style]]) -> Word:
     return "".join(text for text, _ in parts), tuple(parts)

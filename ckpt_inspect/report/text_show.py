@@ -12,6 +12,33 @@ from ckpt_inspect.report.text_files import file_groups, file_list
 
 Json = dict[str, Any]
 
+# How the papers and PEFT's documentation spell what adapter_config.json writes in capitals.
+_METHODS = {
+    "LORA": "LoRA",
+    "ADALORA": "AdaLoRA",
+    "IA3": "(IA)³",
+    "LOHA": "LoHa",
+    "LOKR": "LoKr",
+    "VERA": "VeRA",
+    "VBLORA": "VB-LoRA",
+    "XLORA": "X-LoRA",
+    "RANDLORA": "RandLoRA",
+    "FOURIERFT": "FourierFT",
+    "BONE": "Bone",
+    "SHIRA": "SHiRA",
+    "ROAD": "RoAd",
+    "MISS": "MiSS",
+    "DELORA": "DeLoRA",
+    "GRALORA": "GraLoRA",
+    "LN_TUNING": "LayerNorm tuning",
+    "PROMPT_TUNING": "prompt tuning",
+    "MULTITASK_PROMPT_TUNING": "multitask prompt tuning",
+    "P_TUNING": "p-tuning",
+    "PREFIX_TUNING": "prefix tuning",
+    "ADAPTION_PROMPT": "LLaMA-Adapter",
+    "TRAINABLE_TOKENS": "trainable tokens",
+}
+
 
 def show_text(document: Json, *, width: int = 80, color: bool = False, files: bool = False) -> str:
     """The document in at most a screen of lines; with `files`, every file and its purpose instead of groups."""
@@ -55,7 +82,7 @@ def what_it_is(document: Json) -> str:
     """What the path holds, in a few words."""
     kind, adapter, model = document["kind"], document["adapter"], document["model"]
     zero = next((row["zero"] for row in reversed(document["checkpoints"]) if row["zero"]), None)
-    method = printable(adapter["peft_type"], 40) if adapter and adapter["peft_type"] else None
+    method = method_name(adapter["peft_type"]) if adapter and adapter["peft_type"] else None
     architecture = printable(model["architectures"][0], 60) if model and model["architectures"] else None
     if kind == "file":
         row = document["artifacts"][0]
@@ -76,6 +103,11 @@ def what_it_is(document: Json) -> str:
     subject = f"{method} " if method else f"{architecture} " if architecture else ""
     shards = f", {_stage(zero).strip()}{_ranks(zero)}" if zero and _stage(zero) else ""
     return f"{subject}{what}{shards}" + (_base(adapter) if method else "")
+
+
+def method_name(peft_type: str) -> str:
+    """A PEFT method as people write it."""
+    return _METHODS.get(peft_type, printable(peft_type, 40))
 
 
 def _stage(zero: Json | None) -> str:
@@ -101,7 +133,7 @@ def _fields(screen: Screen, document: Json) -> None:
         ("Loss", _loss(document)),
         ("Evaluation", _evaluation(document)),
         ("Best", _best(document)),
-        ("Rate", _rate(document)),
+        ("Learning rate", _rate(document)),
         ("Batches", _batches(document)),
         ("Adapter", _adapter(document)),
         ("New tokens", _new_tokens(document)),
@@ -210,13 +242,12 @@ def _batches(document: Json) -> list[Piece]:
     answer = document["batches"]
     if not answer:
         return []
-    factors = [
-        (answer["per_device"], "per device"),
-        (answer["gradient_accumulation"], "accumulated"),
-        (answer["world_size"], "process" if answer["world_size"] == 1 else "processes"),
-    ]
-    known = [f"{value} {what}" for value, what in factors if value is not None]
-    text = " x ".join(known)
+    factors = [f"{answer['per_device']} per device"] if answer["per_device"] is not None else []
+    if (answer["gradient_accumulation"] or 0) > 1:
+        factors.append(f"{answer['gradient_accumulation']} accumulated")
+    if answer["world_size"] is not None:
+        factors.append(counted(answer["world_size"], "process", "processes"))
+    text = " x ".join(factors)
     if answer["global_batch"]:
         text = f"{answer['global_batch']} rows per step" + (f" ({text})" if text else "")
     if answer["steps_per_epoch"]:
@@ -224,7 +255,7 @@ def _batches(document: Json) -> list[Piece]:
     rows = answer["dataset_rows"]
     if rows:
         low, high = rows[0], rows[-1]
-        text += f", {low:,} rows" if low == high else f", {low:,} to {high:,} rows"
+        text += f", {low:,} rows in all" if low == high else f", {low:,} to {high:,} rows in all"
     return [f"{text}."]
 
 
@@ -232,7 +263,7 @@ def _adapter(document: Json) -> list[Piece]:
     adapter = document["adapter"]
     if not adapter:
         return []
-    parts = [printable(adapter["peft_type"] or "unknown method", 40)]
+    parts = [method_name(adapter["peft_type"]) if adapter["peft_type"] else "unknown method"]
     if adapter["rank"] is not None:
         parts[0] += f" rank {adapter['rank']}"
     if adapter["alpha"] is not None:
@@ -258,11 +289,11 @@ def _new_tokens(document: Json) -> list[Piece]:
     answer = document["new_tokens"]
     if not answer or answer["verdict"] == "none":
         return []
+    explained = first_sentence(answer["explanation"])
+    if answer["verdict"] == "unknown":
+        return [explained, " --base DIR names the base model."]
     good = answer["verdict"] == "trained"
-    return [
-        Span(answer["verdict"].replace("_", " "), "good" if good else "warn"),
-        f". {first_sentence(answer['explanation'])}",
-    ]
+    return [Span(answer["verdict"].replace("_", " "), "good" if good else "warn"), f". {explained}"]
 
 
 def _nested(screen: Screen, document: Json) -> None:
