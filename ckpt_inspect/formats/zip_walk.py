@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from ckpt_inspect.formats.fault_log import FaultLog
 from ckpt_inspect.formats.zip_names import check_name, decode_name
@@ -27,6 +28,9 @@ from ckpt_inspect.storage import ByteSource
 SEARCH_BUDGET = 64 << 20
 _CHUNK = 1 << 20
 _HEADER_READ = 512
+_LONGEST = 28  # a descriptor of 64 bits and the signature of the next record
+
+_Found: TypeAlias = tuple[int, int, int, int]
 
 
 def walk_local_headers(source: ByteSource, log: FaultLog, sizes: Mapping[str, int]) -> tuple[ZipMember, ...]:
@@ -76,9 +80,7 @@ def walk_local_headers(source: ByteSource, log: FaultLog, sizes: Mapping[str, in
     return tuple(members)
 
 
-def _walked(
-    header: LocalHeader, name: str, position: int, data: int, found: tuple[int, int, int, int], index: int
-) -> ZipMember:
+def _walked(header: LocalHeader, name: str, position: int, data: int, found: _Found, index: int) -> ZipMember:
     compressed, size, crc, _ = found
     return ZipMember(name, header.raw_name, header.method, header.flags, crc, compressed, size, position, data, index)
 
@@ -103,35 +105,36 @@ def _note_end(source: ByteSource, position: int, log: FaultLog) -> None:
         log.add("zip-local-header", "there is no member where the next should begin", offset=position)
 
 
-def _descriptor_at(source: ByteSource, data: int, size: int) -> tuple[int, int, int, int] | None:
+def _descriptor_at(source: ByteSource, data: int, size: int) -> _Found | None:
     """(compressed, size, crc, offset after) when a descriptor for `size` stored bytes follows them."""
-    record = source.read_at(data + size, 24)
-    return _parse_descriptor(record, 0, data, data + size)
+    return _parse_descriptor(source.read_at(data + size, _LONGEST), 0, data, data + size)
 
 
-def _parse_descriptor(record: bytes, at: int, data: int, offset: int) -> tuple[int, int, int, int] | None:
-    """A descriptor whose stated compressed size is exactly the distance to the member's data, 32 or 64 bits wide."""
-    if record[at : at + 4] != DESCRIPTOR_SIGNATURE or at + 16 > len(record):
+def _parse_descriptor(window: bytes, at: int, data: int, offset: int) -> _Found | None:
+    """A descriptor whose stated compressed size is exactly the distance to the member's data, 32 or 64 bits wide.
+
+    Where both widths fit, the one that another record or the end of the file follows.
+    """
+    if window[at : at + 4] != DESCRIPTOR_SIGNATURE:
         return None
-    crc, compressed, size = struct.unpack_from("<3L", record, at + 4)
-    length = 16
-    if compressed != offset - data:
-        if at + 24 > len(record):
-            return None
-        crc, compressed, size = struct.unpack_from("<LQQ", record, at + 4)
-        length = 24
-        if compressed != offset - data:
-            return None
-    elif size == 0 and compressed == 0 and at + 24 <= len(record) and record[at + 16 : at + 24] == bytes(8):
-        length = 24  # an empty member of a zip64 archive
-    return compressed, size, crc, offset + length
+    fitting: list[_Found] = []
+    for layout, length in (("<3L", 16), ("<LQQ", 24)):
+        if at + length > len(window):
+            break
+        crc, compressed, size = struct.unpack_from(layout, window, at + 4)
+        if compressed == offset - data:
+            found = compressed, size, crc, offset + length
+            if window[at + length : at + length + 4] in (LOCAL_SIGNATURE, CENTRAL_SIGNATURE, b""):
+                return found
+            fitting.append(found)
+    return fitting[0] if fitting else None
 
 
-def _search_descriptor(source: ByteSource, data: int, budget: int) -> tuple[int, int, int, int] | None:
+def _search_descriptor(source: ByteSource, data: int, budget: int) -> _Found | None:
     position = data
     limit = min(source.size, data + budget)
     while position < limit:
-        window = source.read_at(position, min(_CHUNK, limit - position) + 24)
+        window = source.read_at(position, min(_CHUNK, limit - position) + _LONGEST)
         at = window.find(DESCRIPTOR_SIGNATURE)
         while at >= 0:
             found = _parse_descriptor(window, at, data, position + at)

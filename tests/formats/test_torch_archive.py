@@ -654,3 +654,103 @@ def test_the_alignment_of_other_writers_is_followed(tmp_path: Path) -> None:
     assert member is not None
     assert member.data_offset == begin
     assert begin % 4096 == 0
+
+
+def packed(name: str, shape: tuple[int, ...], stored: int) -> TorchArchive:
+    storage = Storage(name, bytes(stored))
+    affine = (Name("torch", "per_channel_affine"), tensor("F32", (1,)), tensor("F32", (1,)), 0)
+    step, stride = 1, []
+    for length in reversed(shape):
+        stride.append(step)
+        step *= length
+    call = (storage, 0, shape, tuple(reversed(stride)), affine, False, OrderedDict())
+    return opened(zip_bytes({"w": Called(Name(UTILS, "_rebuild_qtensor"), call)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "stored"),
+    [("QUINT4X2", (3, 5), 9), ("QUINT4X2", (4,), 2), ("QUINT2X4", (2, 5), 4), ("QUINT4X2", (), 1)],
+)
+def test_types_of_several_elements_in_a_byte_round_up_their_rows(
+    name: str, shape: tuple[int, ...], stored: int
+) -> None:
+    archive = packed(name, shape, stored)
+    assert archive.faults == ()
+    ((_, found),) = archive.tensors()
+    assert (found.kind, found.nbytes) == ("quantized", stored)
+    assert kinds(packed(name, shape, stored - 1)) == {"torch-view-bounds"}
+
+
+def test_a_magic_number_that_is_computed_is_named() -> None:
+    data = legacy_bytes({"w": 1})
+    assert "torch-legacy-header" not in kinds(opened(data))
+    from ckpt_inspect.formats.pickle_machine import PickleLimits
+    from ckpt_inspect.formats.torch_legacy import open_legacy
+
+    other = open_legacy(BytesSource(dump(5) + data[len(dump(5)) :]), PickleLimits())
+    assert "torch-legacy-header" in kinds(other)
+
+
+def test_a_legacy_stream_without_its_last_storage_is_named() -> None:
+    data = legacy_bytes({"w": tensor("F32", (2,)), "e": tensor("F32", (1,))})
+    assert kinds(opened(data[:-12])) == {"torch-truncated"}
+    assert kinds(opened(data[:-8])) == {"torch-truncated"}
+    assert kinds(opened(data[:-1])) == {"torch-truncated"}
+
+
+def test_nodes_that_build_no_tensor_give_none() -> None:
+    archive = opened(zip_bytes({"w": tensor("F32", (1,)), "d": OrderedDict(a=1)}))
+    assert archive.tensor(archive.value) is None
+    assert archive.tensor(get_path(archive.value, "d")) is None
+    assert archive.tensor("text") is None
+    assert list(archive.tensors()) == [("w", archive.tensor(get_path(archive.value, "w")))]
+    assert archive.tensor(get_path(archive.value, "w")) is not None
+
+
+def test_keys_that_are_bytes_and_sets_have_paths() -> None:
+    weight = tensor("F32", (1,))
+    raw = {b"k": weight, frozenset({1}): [weight]}
+    assert [path for path, _ in opened(zip_bytes(raw, protocol=4)).tensors()] == ["k", "<setnode>.0"]
+
+
+def test_a_tree_deeper_than_can_be_walked_is_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckpt_inspect.formats.torch_paths.MAX_DEPTH", 5)
+    value: Any = tensor("F32", (1,))
+    for _ in range(10):
+        value = [value]
+    assert list(opened(zip_bytes(value)).tensors()) == []
+
+
+def test_arrays_of_another_size_than_their_tensor_are_a_problem() -> None:
+    name = "_rebuild_device_tensor_from_numpy"
+    for state in ((1, (4,), None, False, bytes(15)), (1, (-4,), None, False, b""), (1, (4,))):
+        array = Called(Name("numpy.core.multiarray", "_reconstruct"), (), state=state)
+        value = Called(Name(UTILS, name), (array, torch_name("torch", "float32"), "xla:0", False))
+        archive = opened(zip_bytes({"w": value}, protocol=4))
+        found = dict(archive.tensors()).get("w")
+        assert kinds(archive) == {"torch-tensor-arguments"} if found is None else found.problem is not None
+
+
+def test_a_function_that_builds_no_tensor_gives_no_tensor_of_a_type() -> None:
+    value = Called(
+        Name("torch._tensor", "_rebuild_from_type_v2"), (Name("os", "system"), Name("torch", "Tensor"), (), {})
+    )
+    assert list(opened(zip_bytes({"w": value})).tensors()) == []
+
+
+def test_members_shorter_than_small_records_should_be_are_no_records() -> None:
+    members = [GOOD[0], PlainMember(b"a/version", b"3\n", central={"method": 77}, local={"method": 77})]
+    assert kinds(opened(plain_zip(members))) == {"zip-method", "torch-version"}
+
+
+def test_strides_of_whole_tensors_are_those_of_torch() -> None:
+    from ckpt_inspect.formats.torch_types import contiguous_stride, is_contiguous
+
+    assert contiguous_stride((2, 3, 4)) == (12, 4, 1)
+    assert contiguous_stride((2, 0, 4)) == (4, 4, 1)
+    assert contiguous_stride(()) == ()
+    assert is_contiguous((2, 1, 4), (4, 99, 1))
+    assert is_contiguous((0, 3), (7, 7))
+    assert is_contiguous((3, 0, 2), (9, 9, 9))
+    assert not is_contiguous((2, 3), (1, 2))
+    assert Tensor("F32", (2, 3), (3, 1), "0", 0, None, 24, "dense", True).numel == 6

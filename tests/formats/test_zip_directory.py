@@ -318,3 +318,111 @@ def test_nothing_of_a_file_that_is_no_zip_is_a_member() -> None:
     assert not directory.complete
     assert not looks_like_zip(BytesSource(b"hello"))
     assert read(b"").members == ()
+
+
+def test_names_without_the_flag_are_code_page_437() -> None:
+    data = plain_zip([PlainMember(b"a/\x81ber", b"x"), PlainMember("a/über2".encode(), b"x", flags=0x800)])
+    assert [member.name for member in read(data).members] == ["a/über", "a/über2"]
+    assert kinds(plain_zip([PlainMember(b"a/\xff\xfe", b"x", flags=0x800)])) == {"zip-control-name"}
+
+
+def zip64_extra(*values: int) -> bytes:
+    return struct.pack(f"<HH{len(values)}Q", 1, 8 * len(values), *values)
+
+
+def test_local_headers_with_64_bit_sizes_agree_with_the_directory() -> None:
+    wide = {"size": 0xFFFFFFFF, "compressed": 0xFFFFFFFF}
+    other = b"XX\x02\x00ab"
+    good = PlainMember(b"a/x", b"data", local={**wide, "extra": other + zip64_extra(4, 4)})
+    assert kinds(plain_zip([good])) == set()
+    lying = PlainMember(b"a/x", b"data", local={**wide, "extra": zip64_extra(4, 5)})
+    assert kinds(plain_zip([lying])) == {"zip-size-mismatch"}
+    lacking = PlainMember(b"a/x", b"data", local={**wide, "extra": zip64_extra(4)})
+    assert kinds(plain_zip([lacking])) == {"zip-size-mismatch"}
+    only_size = PlainMember(b"a/x", b"data", local={"size": 0xFFFFFFFF, "extra": zip64_extra(4)})
+    assert kinds(plain_zip([only_size])) == set()
+    only_compressed = PlainMember(b"a/x", b"data", local={"compressed": 0xFFFFFFFF, "extra": zip64_extra(4)})
+    assert kinds(plain_zip([only_compressed])) == set()
+    central = PlainMember(b"a/x", b"data", central={**wide, "extra": zip64_extra(4, 4)})
+    assert kinds(plain_zip([central])) == set()
+    part = PlainMember(b"a/x", b"data", central={"compressed": 0xFFFFFFFF, "extra": zip64_extra(4)})
+    assert kinds(plain_zip([part])) == set()
+
+
+def test_a_hidden_member_before_the_first_listed_one_is_named() -> None:
+    first, second = plain_zip([PlainMember(b"a/hidden", b"x" * 9)]), [PlainMember(b"a/x", b"y")]
+    local = first[: first.index(b"PK\x01\x02")]
+    whole = plain_zip([PlainMember(b"a/x", b"y", central={"offset": len(local)})], prefix=local, end={})
+    end = bytearray(whole)
+    at = whole.rindex(b"PK\x05\x06")
+    struct.pack_into("<L", end, at + 16, struct.unpack_from("<L", whole, at + 16)[0] + len(local))
+    assert kinds(bytes(end)) == {"zip-hidden"}
+    assert kinds(plain_zip(second)) == set()
+
+
+def test_a_prefix_the_offsets_count_with_is_named() -> None:
+    prefix = b"#!/bin/sh\n"
+    whole = bytearray(plain_zip([PlainMember(b"a/x", b"y", central={"offset": len(prefix)})], prefix=prefix))
+    at = whole.rindex(b"PK\x05\x06")
+    struct.pack_into("<L", whole, at + 16, struct.unpack_from("<L", whole, at + 16)[0] + len(prefix))
+    assert kinds(bytes(whole)) == {"zip-prefix"}
+
+
+def test_a_directory_larger_than_is_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckpt_inspect.formats.zip_directory.MAX_DIRECTORY_BYTES", 100)
+    assert {"zip-too-many-members", "zip-count"} <= kinds(torch_zip(20))
+
+
+def test_a_locator_that_leads_nowhere_is_named() -> None:
+    data = bytearray(with_zip64())
+    at = data.rindex(b"PK\x06\x06")
+    data[at] = ord("X")
+    assert kinds(bytes(data)) >= {"zip-zip64", "zip-directory-bounds"}
+
+
+def test_two_directories_behind_a_foreign_start_are_ambiguous() -> None:
+    first, second = torch_zip(1), torch_zip(1)
+    assert kinds(b"X" + first[1:] + second) >= {"zip-ambiguous-directory"}
+
+
+def test_an_archive_cut_inside_a_header_is_named() -> None:
+    data = torch_zip(3)
+    place = read(data).find("archive/data/1")
+    assert place is not None
+    assert kinds(data[: place.header_offset + 10]) == {"zip-truncated", "zip-member-bounds"}
+    assert kinds(data[: place.header_offset + 4] + b"junk") >= {"zip-truncated", "zip-member-bounds"}
+
+
+def test_an_end_is_not_searched_for_beyond_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckpt_inspect.formats.zip_walk.SEARCH_BUDGET", 1 << 10)
+    data = zip_bytes({"w": tensor("U8", (50_000,)), "x": tensor("U8", (3,), b"abc")})
+    cut = data[: data.rindex(b"PK\x01\x02") - 200]
+    found = {fault.kind for fault in read(cut).faults}
+    assert "zip-walk-limit" in found
+    sized = read(cut, sizes={"data/0": 50_000, "data/1": 3})
+    assert "zip-walk-limit" not in {fault.kind for fault in sized.faults}
+
+
+def test_members_with_sizes_in_their_headers_are_walked_without_a_search() -> None:
+    data = plain_zip([PlainMember(b"a/x", b"data" * 9), PlainMember(b"a/y", b"more", 8)])
+    directory = read(data[: data.index(b"PK\x01\x02")])
+    assert [(m.name, m.size, m.method) for m in directory.members] == [("a/x", 36, 0), ("a/y", 4, 8)]
+    assert {fault.kind for fault in directory.faults} == {"zip-truncated"}
+    half = read(data[:40])
+    assert half.members[0].end > 40
+    assert {fault.kind for fault in half.faults} == {"zip-truncated", "zip-member-bounds"}
+
+
+def test_an_empty_member_with_a_descriptor_is_walked() -> None:
+    for descriptor in (struct.pack("<4sLLL", b"PK\x07\x08", 0, 0, 0), struct.pack("<4sLQQ", b"PK\x07\x08", 0, 0, 0)):
+        header = struct.pack("<4s5H3L2H", b"PK\x03\x04", 20, 8, 0, 0, 0, 0, 0, 0, 3, 0)
+        data = header + b"a/x" + descriptor + header + b"a/y" + descriptor
+        assert [member.name for member in read(data).members] == ["a/x", "a/y"]
+
+
+def test_a_descriptor_of_64_bits_is_found() -> None:
+    header = struct.pack("<4s5H3L2H", b"PK\x03\x04", 20, 8, 0, 0, 0, 0, 0, 0, 3, 0)
+    data = header + b"a/x" + b"data" + struct.pack("<4sLQQ", b"PK\x07\x08", 7, 4, 4)
+    directory = read(data + header + b"a/y" + b"cut")
+    assert [(m.name, m.size, m.crc) for m in directory.members] == [("a/x", 4, 7), ("a/y", 3, 0)]
+    assert "zip-local-header" in {fault.kind for fault in read(data + b"then something else").faults}
