@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from ckpt_inspect.run import Run
 
 MOST_TOLD = 4
-SAMPLED = "LLaMA-Factory samples the answers by default (temperature 0.95, top_p 0.7), so the scores change from run to run."
+SAMPLED = (
+    "LLaMA-Factory samples the answers by default (temperature 0.95, top_p 0.7), so the scores change from run to run."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,8 @@ def _generated(
     """Whether text was generated for the metrics: by the argument, else by what cannot be measured without."""
     if not described and predictions is None:
         return None
-    if predictions is not None or any(metric.kind == "similarity" for metric in described):
+    written = predictions is not None and predictions.kind == "generated"
+    if written or any(metric.kind == "similarity" for metric in described):
         return True
     asked = arguments.flag("predict_with_generate") if arguments is not None else None
     if asked is not None:

@@ -10,7 +10,7 @@ from ckpt_inspect.artifacts.training_args import read_training_args
 from ckpt_inspect.storage import LocalFile
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.judge
 
 
@@ -32,13 +32,11 @@ def test_every_argument_is_the_one_transformers_reads(tmp_path: Path, kind: str)
         "learning_rate": 3e-4,
         "warmup_steps": 0.1,
     }
-    if kind == "plain":
-        from transformers import TrainingArguments as cls
-    elif kind == "seq2seq":
-        from transformers import Seq2SeqTrainingArguments as cls
-    else:
+    if kind == "sft":
         cls = pytest.importorskip("trl").SFTConfig
         options["bf16"] = False
+    else:
+        cls = getattr(transformers, {"plain": "TrainingArguments", "seq2seq": "Seq2SeqTrainingArguments"}[kind])
     arguments = cls(**options)
     with LocalFile(saved(tmp_path, arguments)) as source:
         found = read_training_args(source)
