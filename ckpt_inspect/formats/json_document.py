@@ -9,7 +9,6 @@ Hugging Face Trainer writes them too (`transformers/trainer_callback.py` 5.23, `
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from ckpt_inspect.formats.collector import collector_paused
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.formats.fault_log import FaultLog
 from ckpt_inspect.formats.json_structure import closable_prefixes, lone_surrogates, measure, unusual_numbers
+from ckpt_inspect.formats.json_watch import WatchedDecoder
 from ckpt_inspect.storage import ByteSource
 
 MAX_BYTES = 64 << 20
@@ -26,12 +26,9 @@ MAX_MEMORY = 320 << 20
 MAX_LINE = 16 << 20
 MAX_ASTRAL = 48 << 20  # bytes of a text with one character beyond U+FFFF: each then takes four bytes
 _BLOCK = 1 << 20
-_ENOUGH = 1000  # faults of one kind in one pass; nobody reads more
-_INT_DIGITS = 19  # of the largest 64-bit integer
-_LARGEST_DIGITS = 4000  # `int` itself refuses 4,301 (sys.int_info.default_max_str_digits)
 
-_NONFINITE = re.compile(rb"(?<![\w\"])(?:NaN|-?Infinity)(?!\w)")
 _BELOW_ASTRAL = bytes(range(0xF0))
+_NUMBER_TAIL = re.compile(r"\.|[eE][-+]?")  # "1." and "1e-": the decoder takes the 1 and stops
 _LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 
 
@@ -100,10 +97,10 @@ def parse_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonDocument:
         )
         return JsonDocument(None, log.sealed(), complete=False)
     integers, floats = (True, True) if log else unusual_numbers(data)
-    reader = _Reader(log, watch_integers=integers, watch_floats=floats)
+    decoder = WatchedDecoder(integers=integers, floats=floats)
     with collector_paused():
-        value, complete = reader.document(text)
-    reader.report(data)
+        value, complete = _document(text, decoder, log)
+    decoder.report(log, data)
     return JsonDocument(value, log.sealed(), complete)
 
 
@@ -120,8 +117,7 @@ def read_json_lines(
     A last line without its end of line that does not parse is json-truncated: the writer was stopped in it.
     """
     log = FaultLog()
-    rows: list[tuple[int, Any]] = []
-    reader = _Reader(log)
+    found = _Lines(log, max_line, max_depth)
     complete = True
     memory = position = number = 0
     rest = b""
@@ -137,7 +133,9 @@ def read_json_lines(
             ended = index < len(lines) - 1 or not at_end
             if not ended and size < source.size:
                 break  # cut by our limit, not by the writer
-            memory += _line(line, number, ended=ended, reader=reader, rows=rows, max_line=max_line, depth=max_depth)
+            memory += found.add(line, number, ended=ended)
+        if not block:  # the file became shorter while it was read
+            break
         if len(rest) > max_line:
             log.add("json-too-large", f"a line of more than {max_line:,} bytes", place=f"line {number + 1}")
             complete = False
@@ -148,152 +146,96 @@ def read_json_lines(
             break
     if any(kind in log for kind in ("json-syntax", "json-truncated", "json-too-deep")):
         complete = False
-    reader.report(None)
-    return JsonLines(tuple(rows), log.sealed(), complete)
+    found.decoder.report(log)
+    return JsonLines(tuple(found.rows), log.sealed(), complete)
 
 
-def _line(
-    line: bytes, number: int, *, ended: bool, reader: _Reader, rows: list[tuple[int, Any]], max_line: int, depth: int
-) -> int:
-    """Decode one line into `rows`; the memory it may have taken, in bytes."""
-    log, place = reader.log, f"line {number}"
-    if number == 1 and line.startswith(b"\xef\xbb\xbf"):
-        log.add("json-bom", "starts with a UTF-8 byte order mark", offset=0)
-        line = line[3:]
-    line = line.strip(b" \t\r")
-    if not line:
-        return 0
-    if not line.strip(b"\0"):
-        log.add("json-nul", "only NUL bytes: the file system lost what was written", place=place)
-        return 0
-    if len(line) > max_line:
-        log.add("json-too-large", f"a line of {len(line):,} bytes", place=place)
-        return 0
-    shape = measure(line, depth, MAX_MEMORY) if line.count(b"[") + line.count(b"{") > depth else None
-    if shape and shape.depth > depth:
-        log.add("json-too-deep", f"nested deeper than {depth} levels", place=place)
-        return 0
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if not (not ended and error.reason == "unexpected end of data"):
-            log.add("json-utf8", f"is not UTF-8: {error.reason}", place=place)
-        text = line.decode("utf-8", "replace")
-    try:
-        rows.append((number, reader.decode(text)))
-    except json.JSONDecodeError as error:
-        if not ended:
-            log.add("json-truncated", "the last line is not finished", place=place)
-        else:
-            log.add("json-syntax", f"{error.msg} at column {error.colno}", place=place)
-        return 0
-    return shape.memory(len(line)) if shape else 4 * len(line)
+class _Lines:
+    """The rows of a JSON Lines file as they are met."""
 
+    def __init__(self, log: FaultLog, max_line: int, max_depth: int) -> None:
+        self.rows: list[tuple[int, Any]] = []
+        self.decoder = WatchedDecoder()
+        self._log = log
+        self._max_line = max_line
+        self._max_depth = max_depth
 
-class _Reader:
-    """One decoder with the hooks that see what the stdlib would not tell."""
-
-    def __init__(self, log: FaultLog, *, watch_integers: bool = True, watch_floats: bool = True) -> None:
-        self.log = log
-        self._nonfinite = 0
-        self._overflow = 0
-        self._duplicates = 0
-        options: Any = {
-            "object_pairs_hook": self._object,
-            "parse_constant": self._constant,
-        }
-        if watch_integers:  # a Python call per number: worth it only where one may be out of range
-            options["parse_int"] = self._int
-        if watch_floats:
-            options["parse_float"] = self._float
-        self._strict = json.JSONDecoder(**options)
-        self._lenient = json.JSONDecoder(strict=False, **options)
-
-    def decode(self, text: str) -> Any:
-        return self._strict.decode(text)
-
-    def document(self, text: str) -> tuple[Any, bool]:
-        """The value and whether it is whole."""
-        decoder = self._strict
-        start = len(text) - len(text.lstrip(" \t\r\n"))
+    def add(self, line: bytes, number: int, *, ended: bool) -> int:
+        """Decode one line into a row; the memory it may have taken, in bytes. `ended`: its end of line is there."""
+        log, place = self._log, f"line {number}"
+        if number == 1 and line.startswith(b"\xef\xbb\xbf"):
+            log.add("json-bom", "starts with a UTF-8 byte order mark", offset=0)
+            line = line[3:]
+        line = line.strip(b" \t\r")
+        if not line:
+            return 0
+        if not line.strip(b"\0"):
+            log.add("json-nul", "only NUL bytes: the file system lost what was written", place=place)
+            return 0
+        if len(line) > self._max_line:
+            log.add("json-too-large", f"a line of {len(line):,} bytes", place=place)
+            return 0
+        many = line.count(b"[") + line.count(b"{") > self._max_depth
+        shape = measure(line, self._max_depth, MAX_MEMORY) if many else None
+        if shape and shape.depth > self._max_depth:
+            log.add("json-too-deep", f"nested deeper than {self._max_depth} levels", place=place)
+            return 0
         try:
-            value, end = decoder.raw_decode(text, start)
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            if ended or error.reason != "unexpected end of data":
+                log.add("json-utf8", f"is not UTF-8: {error.reason}", place=place)
+            text = line.decode("utf-8", "replace")
+        try:
+            self.rows.append((number, self.decoder.decode(text)))
         except json.JSONDecodeError as error:
-            if not error.msg.startswith("Invalid control character"):
-                return self._beginning(text, error, decoder)
-            self._syntax("a raw control character in a string", text, error.pos)
-            decoder = self._lenient
-            try:
-                value, end = decoder.raw_decode(text, start)
-            except json.JSONDecodeError as second:
-                return self._beginning(text, second, decoder)
-        rest = text[end:].lstrip(" \t\r\n")
-        if rest:
-            self.log.add(
-                "json-trailing", "more text after the end of the document", offset=_offset(text, len(text) - len(rest))
-            )
-        return value, True
+            if ended:
+                log.add("json-syntax", f"{error.msg} at column {error.colno}", place=place)
+            else:
+                log.add("json-truncated", "the last line is not finished", place=place)
+            return 0
+        return shape.memory(len(line)) if shape else 4 * len(line)
 
-    def _beginning(self, text: str, error: json.JSONDecodeError, decoder: json.JSONDecoder) -> tuple[Any, bool]:
-        if _cut_short(text, error):
-            self.log.add(
-                "json-truncated", "the file ends in the middle of the document", offset=_offset(text, len(text))
-            )
+
+def _document(text: str, decoder: WatchedDecoder, log: FaultLog) -> tuple[Any, bool]:
+    """The value and whether it is whole."""
+    lenient = False
+    while True:
+        try:
+            value, end = decoder.first(text, control_characters=lenient)
+        except json.JSONDecodeError as error:
+            if lenient or not error.msg.startswith("Invalid control character"):
+                return _beginning(text, error, decoder, log, lenient=lenient)
+            _syntax("a raw control character in a string", text, error.pos, log)
+            lenient = True
         else:
-            self._syntax(error.msg, text, error.pos)
-        for prefix in closable_prefixes(text, error.pos):
-            try:
-                return decoder.decode(prefix), False
-            except json.JSONDecodeError:
-                continue
-        return None, False
+            break
+    rest = text[end:].lstrip(" \t\r\n")
+    if rest:
+        offset = _offset(text, len(text) - len(rest))
+        log.add("json-trailing", "more text after the end of the document", offset=offset)
+    return value, True
 
-    def _syntax(self, message: str, text: str, position: int) -> None:
-        line = text.count("\n", 0, position) + 1
-        self.log.add("json-syntax", f"{message} (line {line})", offset=_offset(text, position))
 
-    def report(self, data: bytes | None) -> None:
-        """State what the hooks counted."""
-        if self._nonfinite:
-            match = _NONFINITE.search(data) if data is not None else None
-            what = f"{self._nonfinite:,} of NaN, Infinity, -Infinity, which are not JSON"
-            self.log.add("json-nan-token", what, offset=match.start() if match else None)
-        if self._overflow:
-            self.log.add("json-float-overflow", f"{self._overflow:,} numbers too large for a float became infinite")
+def _beginning(
+    text: str, error: json.JSONDecodeError, decoder: WatchedDecoder, log: FaultLog, *, lenient: bool
+) -> tuple[Any, bool]:
+    if _cut_short(text, error):
+        log.add("json-truncated", "the file ends in the middle of the document", offset=_offset(text, len(text)))
+        text = text[: error.pos]
+    else:
+        _syntax(error.msg, text, error.pos, log)
+    for prefix in closable_prefixes(text, error.pos):
+        try:
+            return decoder.first(prefix, control_characters=lenient)[0], False
+        except json.JSONDecodeError:
+            continue
+    return None, False
 
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) != len(pairs):
-            seen: set[str] = set()
-            for name, _ in pairs:
-                if name in seen and self._duplicates < _ENOUGH:
-                    self._duplicates += 1
-                    message = "the key stands twice in one object; the last one counts"
-                    self.log.add("json-duplicate-key", message, place=name)
-                seen.add(name)
-        return value
 
-    def _constant(self, token: str) -> float:
-        self._nonfinite += 1
-        return math.nan if token == "NaN" else math.inf if token == "Infinity" else -math.inf  # noqa: S105
-
-    def _float(self, token: str) -> float:
-        value = float(token)
-        if value in (math.inf, -math.inf):
-            self._overflow += 1
-        return value
-
-    def _int(self, token: str) -> int | float:
-        if len(token) <= _INT_DIGITS:
-            return int(token)
-        digits = len(token.lstrip("-"))
-        if digits > _LARGEST_DIGITS:
-            self.log.add("json-huge-int", f"an integer of {digits:,} digits, read as infinity")
-            return -math.inf if token[0] == "-" else math.inf
-        value = int(token)
-        if not -(1 << 63) <= value < 1 << 64:
-            self.log.add("json-huge-int", f"an integer of {digits:,} digits does not fit 64 bits")
-        return value
+def _syntax(message: str, text: str, position: int, log: FaultLog) -> None:
+    line = text.count("\n", 0, position) + 1
+    log.add("json-syntax", f"{message} (line {line})", offset=_offset(text, position))
 
 
 def _text(data: bytes, log: FaultLog) -> str | None:
@@ -339,6 +281,8 @@ def _cut_short(text: str, error: json.JSONDecodeError) -> bool:
     """Whether the decoder stopped because the text ends, and not because of something that stands in it."""
     rest = text[error.pos :]
     if not rest.strip() or error.msg.startswith("Unterminated string"):
+        return True
+    if _NUMBER_TAIL.fullmatch(rest) and text[error.pos - 1 : error.pos].isdigit():
         return True
     if error.msg.startswith("Invalid \\"):
         return len(rest) < 6 and '"' not in rest

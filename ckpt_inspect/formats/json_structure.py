@@ -20,7 +20,7 @@ _CHUNK = 1 << 20
 # One match per bracket, and one to the last comma: strings and all else are skipped inside the matcher.
 _NEXT_BRACKET = re.compile(r'(?:"(?:[^"\\]+|\\.)*+"|[^"\[\]{}]+)*+([\[\]{}])', re.DOTALL)
 _LAST_COMMA = re.compile(r'(?:(?:"(?:[^"\\]+|\\.)*+"|[^",]+)*+,)*+', re.DOTALL)
-_UNFINISHED_NUMBER = re.compile(r"[-+.0-9eE]+\Z")
+_UNFINISHED_NUMBER = re.compile(r"(?:^|[\s:])-?[0-9][-+.0-9eE]*\Z")
 _SURROGATE = re.compile(rb"(\\+)u([dD][89a-fA-F][0-9a-fA-F]{2})")
 _MOST_ESCAPES = 1 << 20
 _MOST_ALONE = 1000  # nobody reads more

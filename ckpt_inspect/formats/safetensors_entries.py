@@ -110,14 +110,21 @@ def read_entries(header: HeaderBytes, members: Sequence[tuple[str, Any]]) -> Ite
     if len(last) != len(members):
         for name, count in Counter(name for name, _ in members).items():
             if count > 1:
-                header.fault(
-                    "safetensors-duplicate-name", f"the name stands {count} times; readers disagree which counts", name
-                )
+                message = f"the name stands {count} times; readers disagree which counts"
+                header.fault("safetensors-duplicate-name", message, name)
+        for name, value in members:
+            if value is not last[name]:
+                _entry(header, name, value)  # it does not count, and still has to be a whole entry
     for name, value in last.items():
         _check_name(header, name)
         entry = _entry(header, name, value)
-        if entry is not None:
-            yield entry
+        if entry is None:
+            continue
+        begin, end = entry[3], entry[4]
+        if begin > end:
+            header.fault("safetensors-offset", f"its data ends at {end:,}, before it begins at {begin:,}", name)
+            continue
+        yield entry
 
 
 def _check_name(header: HeaderBytes, name: str) -> None:
@@ -155,9 +162,6 @@ def _entry(header: HeaderBytes, name: str, value: Any) -> RawEntry | None:
         header.fault("safetensors-entry", f"data_offsets has {len(offsets)} numbers, not 2", name)
         return None
     begin, end = offsets
-    if begin > end:
-        header.fault("safetensors-offset", f"its data ends at {end:,}, before it begins at {begin:,}", name)
-        return None
     return name, dtype, tuple(shape), begin, end
 
 

@@ -173,9 +173,10 @@ def _header_length(source: ByteSource, log: FaultLog) -> int | None:
 def _parse(header: HeaderBytes) -> tuple[list[tuple[str, Any]], list[Any]]:
     """Members of the top-level object: the entries in order, and every value given for ``__metadata__``."""
     data, log = header.data, header.log
-    if not data.startswith(b"{"):
-        kind = "safetensors-start" if data.lstrip(b" \t\r\n").startswith(b"{") else "safetensors-json"
-        log.add(kind, "the header does not begin with '{'", offset=8)
+    if data[:1] in (b" ", b"\t", b"\r", b"\n"):
+        log.add("safetensors-start", "blanks before the '{' with which the header has to begin", offset=8)
+    elif data.startswith(b"\xef\xbb\xbf"):
+        log.add("safetensors-json", "the header begins with a byte order mark", offset=8)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
