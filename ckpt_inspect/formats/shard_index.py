@@ -109,6 +109,8 @@ def path_problem(name: str) -> tuple[str, str] | None:
         return "index-traversal", "leads out of the directory"
     if "\\" in name:
         return "index-path", "has a backslash: a path on Windows, a strange name elsewhere"
+    if ":" in name:
+        return "index-path", "has a colon: a hidden stream of a file on Windows"
     if "." in parts or "" in parts:
         return "index-path", "is not a path in normal form"
     if any(_DEVICE.fullmatch(part) for part in parts):
