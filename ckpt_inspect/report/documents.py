@@ -276,31 +276,70 @@ class CheckDocument(_Document):
 
 
 class ScannedGlobal(_Model):
-    """A global a pickle names, how it uses it, and how far it is trusted."""
+    """A name a file makes a loader resolve, how it uses it, and how far it is trusted."""
 
     name: str
-    use: str
-    tier: str
+    use: Annotated[
+        Literal["reference", "instance", "call"],
+        Field(description="Only named, made an instance of without its constructor, or called."),
+    ]
+    tier: Annotated[
+        Literal["T0", "T1", "T2", "T3"],
+        Field(description="T0 builds plain data, T1 a known library's object, T2 is unknown, T3 runs code."),
+    ]
+    reason: str
+    place: Annotated[str, Field(description="The member it stands in, '' for the file itself.")]
+    offset: int
+    count: int
+
+
+class ScanFinding(_Model):
+    """One thing worth knowing about a file; `kind` is described by the rule of that name."""
+
+    kind: str
+    verdict: Literal["clean", "known", "unknown", "suspicious", "dangerous"]
+    severity: Severity
+    message: str
+    place: str
+    offset: int | None
+    meaning: str
+    remedy: str
 
 
 class ScannedFile(_Model):
     """One file and what loading it would do."""
 
     path: str
-    format: str
+    format: Annotated[str, Field(description="What the bytes are, whatever the name says.")]
     verdict: Literal["clean", "known", "unknown", "suspicious", "dangerous"]
     coverage: Literal["complete", "partial", "malformed"]
     globals: list[ScannedGlobal]
-    findings: list[Any]
-    loads_with_weights_only: bool | None
-    reason: str | None
+    findings: list[ScanFinding]
+    loads_with_weights_only: Annotated[
+        bool | None, Field(description="torch.load(weights_only=True) of torch 2.13; null for files that are not torch's.")
+    ]
+    reason: Annotated[str | None, Field(description="Why torch refuses it.")]
+    artifact: str | None
+
+
+class ScanSummary(_Model):
+    """How many files have each verdict."""
+
+    clean: int
+    known: int
+    unknown: int
+    suspicious: int
+    dangerous: int
 
 
 class ScanDocument(_Document):
-    """Which code each pickle would call."""
+    """Which code each file would run."""
 
     schema_: Annotated[Literal["ckpt-inspect/scan/1"], Field(alias="schema")]
+    table_version: Annotated[str, Field(description="The version of the table of names the verdicts rest on.")]
+    summary: ScanSummary
     files: list[ScannedFile]
+    problems: list[str]
 
 
 # ---------------------------------------------------------------- tensors

@@ -16,6 +16,7 @@ from ckpt_inspect.formats.zip_directory import ZipDirectory, ZipMember, read_zip
 from ckpt_inspect.formats.zip_records import DEFLATED, STORED
 from ckpt_inspect.formats.zip_walk import walk_local_headers
 from ckpt_inspect.scan.collector import Collector
+from ckpt_inspect.scan.documents import scan_bytes
 from ckpt_inspect.scan.nested import Nested
 from ckpt_inspect.scan.streams import worth_a_look
 from ckpt_inspect.storage import ByteSource, BytesSource, SliceSource
@@ -64,7 +65,7 @@ def scan_zip(
             break
         if member.size or member.compressed:
             _scan_member(source, member, collector, nested, place, depth)
-    _scan_around(source, directory, nested, place, depth)
+    _scan_around(source, directory, collector, nested, place, depth)
 
 
 def _hidden(source: ByteSource) -> tuple[ZipMember, ...]:
@@ -104,14 +105,18 @@ def _scan_what_inflates(
     nested(raw, place, depth + 1, sure=False)
 
 
-def _scan_around(source: ByteSource, directory: ZipDirectory, nested: Nested, place: str, depth: int) -> None:
+def _scan_around(
+    source: ByteSource, directory: ZipDirectory, collector: Collector, nested: Nested, place: str, depth: int
+) -> None:
     """The bytes before the first member, and the comment."""
     starts = [member.header_offset for member in directory.members]
     first = min(starts, default=0)
     if first > 0:
         nested(SliceSource(source, 0, first), f"{place}@0", depth + 1, sure=False)
     if directory.comment:
-        nested(BytesSource(directory.comment), f"{place}!(comment)", depth + 1, sure=False)
+        comment = BytesSource(directory.comment)
+        scan_bytes(comment, collector, f"{place}!(comment)")
+        nested(comment, f"{place}!(comment)", depth + 1, sure=False)
 
 
 class _Decoder(Protocol):

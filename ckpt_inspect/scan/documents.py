@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ckpt_inspect.formats.json_document import read_json
+from ckpt_inspect.formats.pickle_nodes import Pairs, walk
+from ckpt_inspect.formats.pickle_program import PickleProgram
 from ckpt_inspect.formats.safetensors_header import read_safetensors_header
 from ckpt_inspect.formats.shard_index import read_shard_index
 from ckpt_inspect.scan.collector import Collector
@@ -14,7 +16,7 @@ from ckpt_inspect.scan.gguf import read_gguf_strings
 from ckpt_inspect.scan.python_code import scan_python
 from ckpt_inspect.scan.secrets import Secret, find_named, find_secrets
 from ckpt_inspect.scan.templates import judge_template
-from ckpt_inspect.storage import ByteSource
+from ckpt_inspect.storage import ByteSource, SliceSource
 
 _CHUNK = 8 << 20
 _OVERLAP = 4096
@@ -22,6 +24,7 @@ _TEMPLATE_KEYS = frozenset({"chat_template", "chat_templates", "additional_chat_
 _LARGE_JSON = 64 << 20
 _MOST_NODES = 3_000_000
 _MOST_NAMED = 20
+_MOST_OPCODES = 300_000  # beyond it a pickle holds tensors, not settings
 _PYTHON = re.compile(rb"(?m)^(?:from [\w.]+ import |import [\w.]+|def \w+\(|class \w+[(:]|#!/usr/bin/env python)")
 _KNOWN_PARENTS = re.compile(
     r"(?:transformers|diffusers|peft|trl|timm|torchvision|sentence_transformers|optimum|torch|auto_gptq|gptqmodel|awq|open_clip)"
@@ -141,6 +144,20 @@ def scan_bytes(source: ByteSource, collector: Collector, place: str) -> None:
                 _note_secret(hit, collector, place, position)
         position += _CHUNK
     collector.text_left -= size
+
+
+def scan_program_text(program: PickleProgram, source: ByteSource, collector: Collector, place: str) -> None:
+    """Search a pickle for keys and passwords: its bytes by shape, its dictionaries by the name a value stands under."""
+    scan_bytes(SliceSource(source, program.start, program.end - program.start), collector, place)
+    if program.opcodes > _MOST_OPCODES:
+        return
+    for node in walk(program.value, program.discarded):
+        if type(node) is Pairs:
+            for key, value in node.items:
+                if type(key) is str and type(value) is str:
+                    found = find_named(key, value)
+                    if found is not None:
+                        _note_secret(found, collector, _inside(place, key))
 
 
 def _note_secret(hit: Secret, collector: Collector, place: str, base: int = 0) -> None:

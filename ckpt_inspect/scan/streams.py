@@ -5,6 +5,7 @@ from __future__ import annotations
 from ckpt_inspect.formats.pickle_machine import DEFAULT, PickleLimits, PickleProgram, run_pickle
 from ckpt_inspect.formats.pickle_nodes import Blob, Call, Global
 from ckpt_inspect.scan.collector import Collector
+from ckpt_inspect.scan.documents import scan_program_text
 from ckpt_inspect.scan.nested import Nested
 from ckpt_inspect.scan.programs import ProgramJudge
 from ckpt_inspect.storage import ByteSource, BytesSource, SliceSource
@@ -77,6 +78,7 @@ def judge_program(
     for fault in program.faults:
         collector.note_fault(fault, place)
     judge.judge(program, place)
+    scan_program_text(program, source, collector, place)
     for offset, constant in program.binaries:
         if type(constant) is Blob:
             inner: ByteSource = SliceSource(source, constant.offset, constant.length)
