@@ -38,6 +38,8 @@ FAMILIES = (
     "trainer",
     "losses",
     "schedules",
+    "adapters",
+    "new_tokens",
     "zero",
     "sharded",
 )
