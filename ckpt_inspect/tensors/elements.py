@@ -49,7 +49,7 @@ _PLAIN = {
     "U64": "u8",
     "F64": "f8",
 }
-_COMPLEX = {"C32": "F16", "C64": "F32", "C128": "F64"}
+_PAIRS = {"C32": "F16", "C64": "F32", "C128": "F64", "F4_X2": "F4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Elements:
     """How to read one element type.
 
     `bits` per element in the file; `table` maps each bit pattern to its value (as float64) where patterns have at most
-    16 bits; `numpy` is the type of the others. Complex numbers are read as their parts (`parts` 2).
+    16 bits; `numpy` is the type of the others. Complex numbers and packed pairs are read as their parts (`parts` 2).
     """
 
     bits: int
@@ -83,8 +83,8 @@ class Elements:
 @cache
 def elements_of(dtype: str) -> Elements | None:
     """How to read `dtype` (a name of :mod:`ckpt_inspect.formats.dtypes`); None where its bits have no numbers."""
-    if dtype in _COMPLEX:
-        part = elements_of(_COMPLEX[dtype])
+    if dtype in _PAIRS:
+        part = elements_of(_PAIRS[dtype])
         return None if part is None else Elements(part.bits, part.numpy, part.table, parts=2)
     if dtype == "F8_E8M0":
         return Elements(8, "u1", _table([2.0 ** (code - 127) for code in range(255)] + [math.nan]))
