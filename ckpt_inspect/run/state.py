@@ -1,28 +1,27 @@
 """One saved state (a run's root, a checkpoint, an adapter or model directory) and its artifacts, read on first use.
 
 A property is the artifact's facts, or None where the file is not there or no reader could make anything of it; in
-that case `read_faults` says why. One bad file never hides the rest.
+that case `read_faults` says why.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ckpt_inspect.errors import CkptInspectError
-from ckpt_inspect.formats.fault import Fault
-from ckpt_inspect.run.classify import Artifact
-from ckpt_inspect.storage import ByteSource, LocalTree
+from ckpt_inspect.run.reading import StateFiles, fact
 
 if TYPE_CHECKING:
     from ckpt_inspect.artifacts.adapter import AdapterConfig
     from ckpt_inspect.artifacts.adapter_weights import AdapterWeights
     from ckpt_inspect.artifacts.chat_template import ChatTemplates
+    from ckpt_inspect.artifacts.completions import Completions
+    from ckpt_inspect.artifacts.events import EventFile
     from ckpt_inspect.artifacts.fsdp import FsdpState
+    from ckpt_inspect.artifacts.images import Image
     from ckpt_inspect.artifacts.latest_tag import LatestTag
+    from ckpt_inspect.artifacts.lf_yaml import LlamaBoardConfig
     from ckpt_inspect.artifacts.model import GenerationConfig, ModelConfig
     from ckpt_inspect.artifacts.model_card import ModelCard
     from ckpt_inspect.artifacts.optimizer import OptimizerState
@@ -31,15 +30,13 @@ if TYPE_CHECKING:
     from ckpt_inspect.artifacts.rng_state import RngState
     from ckpt_inspect.artifacts.scaler import ScalerState
     from ckpt_inspect.artifacts.scheduler import SchedulerState
-    from ckpt_inspect.artifacts.tokenizer import Tokenizer
+    from ckpt_inspect.artifacts.tokenizer_types import Tokenizer
     from ckpt_inspect.artifacts.trainer_log import TrainerLog
     from ckpt_inspect.artifacts.trainer_state import TrainerState
     from ckpt_inspect.artifacts.training_args import TrainingArgs
     from ckpt_inspect.artifacts.universal import UniversalCheckpoint
     from ckpt_inspect.artifacts.weights import WeightSet
     from ckpt_inspect.artifacts.zero_shards import ZeroTag
-
-_LOG = logging.getLogger(__name__)
 
 _WEIGHT_KINDS = (
     "model_weights",
@@ -56,88 +53,13 @@ _WEIGHT_KINDS = (
 )
 _FSDP_KINDS = frozenset(
     {"dcp_metadata", "dcp_model_metadata", "dcp_optimizer_metadata", "dcp_shard", "dcp_model_shard"}
+    | {"dcp_optimizer_shard", "dcp_safetensors_shard", "fsdp_full_weights", "fsdp_model_rank"}
 )
-
-T = TypeVar("T")
-
-
-class fact(Generic[T]):  # noqa: N801  # used as a decorator, like property
-    """A property worked out once and kept in the state's memo, which a run shares with its checkpoint of the same path."""
-
-    def __init__(self, function: Callable[[Any], T]) -> None:
-        self._function = function
-        self._name = function.__name__
-        self.__doc__ = function.__doc__
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> fact[T]: ...
-    @overload
-    def __get__(self, instance: StateDirectory, owner: type) -> T: ...
-    def __get__(self, instance: StateDirectory | None, owner: type) -> fact[T] | T:
-        if instance is None:
-            return self
-        memo = instance.memo
-        if self._name not in memo:
-            try:
-                memo[self._name] = self._function(instance)
-            except ImportError:
-                memo[self._name] = None
-        value: T = memo[self._name]
-        return value
 
 
 @dataclass(eq=False)
-class StateDirectory:
-    """A directory that holds one state.
-
-    Attributes:
-        tree: the whole listing it belongs to.
-        path: relative to the tree's root, "" for the root.
-        artifacts: its own files, those in its sub-directories included, those of nested checkpoints and runs not.
-        directories: its own sub-directories.
-        tags: the DeepSpeed tag directories it holds, relative to the tree's root, in natural order.
-        adapters: directories of named adapters, by name.
-        read_faults: (path, fault) of every file no facts could be made from.
-    """
-
-    tree: LocalTree
-    path: str
-    artifacts: tuple[Artifact, ...]
-    directories: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    adapters: Mapping[str, str] = field(default_factory=dict)
-    memo: dict[str, Any] = field(default_factory=dict, repr=False)
-    read_faults: list[tuple[str, Fault]] = field(default_factory=list, repr=False)
-
-    @property
-    def name(self) -> str:
-        """The directory's own name; the real one for the root."""
-        return self.path.rpartition("/")[2] or self.tree.root.resolve().name
-
-    @cached_property
-    def own(self) -> Mapping[str, tuple[Artifact, ...]]:
-        """Artifacts that lie directly in the directory, by kind; copies under other names are left out."""
-        found: dict[str, list[Artifact]] = {}
-        for artifact in self.artifacts:
-            if artifact.exact and artifact.parent == self.path:
-                found.setdefault(artifact.kind, []).append(artifact)
-        return {kind: tuple(items) for kind, items in found.items()}
-
-    def find(self, *kinds: str) -> Artifact | None:
-        """The first artifact of one of `kinds` that lies directly in the directory."""
-        for kind in kinds:
-            if kind in self.own:
-                return self.own[kind][0]
-        return None
-
-    def has(self, *kinds: str) -> bool:
-        """Whether an artifact of one of `kinds` lies directly in the directory."""
-        return self.find(*kinds) is not None
-
-    @property
-    def bytes(self) -> int:
-        """Size of everything in it, in bytes."""
-        return sum(artifact.bytes for artifact in self.artifacts)
+class StateDirectory(StateFiles):
+    """A directory that holds one state, and what its files say."""
 
     # ------------------------------------------------------------- the Trainer's records
 
@@ -188,6 +110,41 @@ class StateDirectory:
         from ckpt_inspect.artifacts.model_card import read_model_card
 
         return self._one(read_model_card, "model_card")
+
+    @fact
+    def training_args_yaml(self) -> TrainingArgs | None:
+        """training_args.yaml of LLaMA-Factory's web page."""
+        from ckpt_inspect.artifacts.training_args import read_training_args_yaml
+
+        return self._one(read_training_args_yaml, "training_args_yaml")
+
+    @fact
+    def llamaboard_config(self) -> LlamaBoardConfig | None:
+        """llamaboard_config.yaml of LLaMA-Factory's web page."""
+        from ckpt_inspect.artifacts.lf_yaml import read_llamaboard_config
+
+        return self._one(read_llamaboard_config, "llamaboard_config")
+
+    @fact
+    def event_files(self) -> tuple[tuple[str, EventFile], ...]:
+        """(path, facts) of every TensorBoard event file, those in `runs/` included."""
+        from ckpt_inspect.artifacts.events import read_events
+
+        return self._every(read_events, "tensorboard_events")
+
+    @fact
+    def plots(self) -> tuple[tuple[str, Image], ...]:
+        """(path, facts) of every curve LLaMA-Factory drew."""
+        from ckpt_inspect.artifacts.images import read_png
+
+        return self._every(read_png, "loss_plot")
+
+    @fact
+    def completions(self) -> tuple[tuple[str, Completions], ...]:
+        """(path, facts) of every file of completions TRL wrote."""
+        from ckpt_inspect.artifacts.completions import read_completions
+
+        return self._every(read_completions, "completions")
 
     # ------------------------------------------------------------- what a resume reads
 
@@ -338,46 +295,3 @@ class StateDirectory:
         parameters = sorted(place.rpartition("/")[0] for place in places)[0]  # the directory `zero`
         tag = parameters.rpartition("/")[0]
         return self._guarded(tag, lambda: read_universal(self.tree, tag))
-
-    # ------------------------------------------------------------- how a file is read
-
-    def text_of(self, kind: str, limit: int) -> str:
-        """The first `limit` bytes of a text artifact, '' where there is none."""
-        data = self._one(lambda source: source.read_at(0, limit), kind)
-        return data.decode("utf-8", "replace") if data else ""
-
-    def json_of(self, kind: str) -> Any:
-        """The value of a JSON artifact as it stands, None where there is none."""
-        from ckpt_inspect.formats.json_document import read_json
-
-        document = self._one(read_json, kind)
-        return None if document is None else document.value
-
-    def _one(self, reader: Callable[[ByteSource], T], *kinds: str) -> T | None:
-        artifact = self.find(*kinds)
-        return None if artifact is None else self._read(artifact.path, reader)
-
-    def _read(self, path: str, reader: Callable[[ByteSource], T]) -> T | None:
-        def read() -> T:
-            with self.tree.open(path) as source:
-                return reader(source)
-
-        return self._guarded(path, read)
-
-    def _guarded(self, path: str, read: Callable[[], T]) -> T | None:
-        try:
-            return read()
-        except CkptInspectError as error:
-            self.read_faults.append((path, Fault("unreadable", error.what, place=path)))
-        except Exception as error:  # noqa: BLE001  # a mistake of ours in one reader must not hide the other files
-            message = f"the reader failed ({type(error).__name__}); please report this file"
-            self.read_faults.append((path, Fault("reader-failed", message, place=path)))
-            _LOG.debug("%s", message, exc_info=True)
-        return None
-
-
-def sorted_tags(tags: Sequence[str]) -> tuple[str, ...]:
-    """Tag directories in natural order, so that `global_step10` is the last after `global_step9`."""
-    from ckpt_inspect.run.layout import natural
-
-    return tuple(sorted(tags, key=natural))
