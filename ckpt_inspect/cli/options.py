@@ -90,5 +90,5 @@ def with_common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ]
     call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by inspect
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del call.__wrapped__  # type: ignore[attr-defined]  # or its annotations would be read instead
+    del call.__wrapped__  # or its annotations would be read instead
     return call

@@ -32,9 +32,8 @@ def find_arguments(run: Run) -> tuple[TrainingArgs, str]:
         if artifact is not None and state.training_args is not None and state.training_args.arguments:
             return state.training_args, artifact.path
     artifact = run.find("training_args_yaml")
-    if artifact is not None:
-        with run.tree.open(artifact.path) as source:
-            return read_training_args_yaml(source), artifact.path
+    if artifact is not None and run.training_args_yaml is not None:
+        return run.training_args_yaml, artifact.path
     raise NotAFormatError(
         "no training_args.bin that can be read", where=str(run.target), remedy="name a run, a checkpoint or the file"
     )

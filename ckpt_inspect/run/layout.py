@@ -8,7 +8,7 @@ per named adapter), LLaMA-Factory (`pissa_*`) and the Hugging Face cache.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -155,6 +155,11 @@ def natural(path: str) -> tuple[tuple[int, int | str], ...]:
     return tuple(
         (0, int(part)) if part.isdigit() and len(part) < 19 else (1, part) for part in re.split(r"(\d+)", path) if part
     )
+
+
+def sorted_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tag directories in natural order, so that `global_step10` is the last after `global_step9`."""
+    return tuple(sorted(tags, key=natural))
 
 
 def _state_place(directory: Directory, directories: Mapping[str, Directory]) -> StatePlace | None:

@@ -20,10 +20,12 @@ from ckpt_inspect.run.layout import (
     directories_of,
     natural,
     read_layout,
+    sorted_tags,
     step_of,
 )
 from ckpt_inspect.run.producers import Producer, find_producers
-from ckpt_inspect.run.state import StateDirectory, fact, sorted_tags
+from ckpt_inspect.run.reading import fact
+from ckpt_inspect.run.state import StateDirectory
 from ckpt_inspect.storage import Entry, LocalTree
 
 if TYPE_CHECKING:
