@@ -2,8 +2,7 @@
 
 Tolerant: a broken archive is described as far as it goes (:mod:`ckpt_inspect.formats.zip_walk` reads local headers
 where the directory is gone). Reads the directory and one local header per member, never a member's bytes. Field
-layouts: APPNOTE 6.3.10; what torch writes: ``caffe2/serialize/inline_container.cc`` and miniz 3 (`reference` in
-``docs/formats.md``).
+layouts: APPNOTE 6.3.10; what torch writes: ``caffe2/serialize/inline_container.cc`` and miniz 3.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ torch = pytest.importorskip("torch")
 CHILD = Path(__file__).with_name("torch_child.py")
 
 
-def judged(files: Iterable[Path]) -> dict[str, Any]:
+def judged(files: Iterable[Path], *options: str) -> dict[str, Any]:
     """What torch says, by file. A child process loads them: their pickles run code."""
     answer = subprocess.run(
-        [sys.executable, str(CHILD)],
+        [sys.executable, str(CHILD), *options],
         input="\n".join(str(file) for file in files),
         capture_output=True,
         text=True,
@@ -98,6 +98,31 @@ def test_every_tensor_of_every_torch_file_of_the_real_runs_is_where_torch_finds_
     assert len(torch_files) > 700
     assert compared > 6000
     assert placed > 6000  # torch told its own offsets, they were not merely absent
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_published_files_of_every_age_agree_with_torchs_restricted_loader(shared: Path) -> None:
+    found = [file for file in (shared / "corpus").rglob("*") if file.suffix in {".pt", ".pth", ".bin"}]
+    files = []
+    for file in sorted(found):
+        if file.is_file() and file.stat().st_size < 64 << 20:
+            with LocalFile(file) as source:
+                if sniff(source) in ("zip", "legacy-torch"):
+                    files.append(file)
+    said = judged(files, "safe")
+    wrong: list[str] = []
+    eras: dict[str, int] = {}
+    for file in files:
+        row = said[str(file)]
+        with LocalFile(file) as source:
+            archive = open_torch(source)
+            assert archive.faults == (), file
+            if "error" not in row:
+                wrong += disagreements(file, archive, source, row["tensors"])
+                eras[archive.era] = eras.get(archive.era, 0) + 1
+    assert not wrong, "\n".join(wrong[:20])
+    assert min(eras.get("zip", 0), eras.get("legacy", 0)) >= 20, eras
 
 
 def zoo() -> dict[str, Any]:

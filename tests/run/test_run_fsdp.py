@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from builders.dcp_files import rows, save_dcp, save_dcp_safetensors
 from builders.torch_files import save_zip, tensor
+
 from ckpt_inspect.run import open_run
 
 MODEL = {"model.w": rows("U8", (4, 2), bytes(8), 2)}
