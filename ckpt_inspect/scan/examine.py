@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ckpt_inspect.formats.pickle_machine import run_pickle
 from ckpt_inspect.formats.pickle_program import PickleProgram
 from ckpt_inspect.formats.sniff import sniff
 from ckpt_inspect.formats.torch_archive import open_torch
@@ -14,7 +15,7 @@ from ckpt_inspect.scan.archives import scan_compressed, scan_numpy, scan_tar, sc
 from ckpt_inspect.scan.collector import Collector, LimitReachedError
 from ckpt_inspect.scan.documents import scan_gguf, scan_json, scan_safetensors, scan_template, scan_text
 from ckpt_inspect.scan.programs import ProgramJudge
-from ckpt_inspect.scan.streams import judge_program, scan_hidden, scan_stream
+from ckpt_inspect.scan.streams import OPENERS, judge_program, scan_hidden, scan_stream
 from ckpt_inspect.scan.tiers import Expectation
 from ckpt_inspect.scan.weights_only import WeightsOnly, weights_only
 from ckpt_inspect.storage import ByteSource, SliceSource
@@ -26,6 +27,9 @@ _PICTURES = frozenset({"png", "jpeg", "pdf", "parquet", "hdf5"})
 _PROGRAMS = (b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"\xfe\xed\xfa\xcf")
 _TEXT_SAMPLE = 4096
 _SAFE_NAMES = re.compile(r"\.(?:safetensors|json|jsonl|txt|md|ya?ml|png|jinja|csv|html)\Z", re.IGNORECASE)
+_LOADED_NAMES = re.compile(
+    r"\.(?:pkl|pickle|p|pt|pth|ckpt|bin|th|joblib|dill|metadata|distcp|npy|npz)\Z", re.IGNORECASE
+)
 _CODE_FORMATS = frozenset({"pickle", "legacy-torch", "zip", "7z", "rar", "tar", "gzip", "bzip2", "xz", "zlib"})
 
 
@@ -89,6 +93,12 @@ class Examiner:
             scan_gguf(source, collector, place)
         elif kind == "unknown":
             self._unknown(source, place, depth, sure=sure)
+        elif kind == "zeros":
+            if sure:
+                collector.note(
+                    "torch-zeros", "unknown", "the content begins with zeros and was never written", place=place
+                )
+                collector.cover("malformed")
         elif kind == "html":
             scan_text(source, collector, place)
         if kind not in ("zip", "unknown") and kind not in _COMPRESSED:
@@ -188,10 +198,28 @@ class Examiner:
         if not sure:
             return
         name = self._name if depth == 0 else place
-        if name.endswith(".jinja"):
+        if depth == 0 and _LOADED_NAMES.search(name):
+            self._misnamed(source, head)
+        elif name.endswith(".safetensors"):
+            scan_safetensors(source, collector, place)
+        elif name.endswith(".json"):
+            scan_json(source, collector, place, name)
+        elif name.endswith(".jinja"):
             scan_template(source, collector, place)
         else:
             scan_text(source, collector, place, name)
+
+    def _misnamed(self, source: ByteSource, head: bytes) -> None:
+        """Bytes of no known format under a name that loaders unpickle: read them as what the loader takes them for."""
+        collector = self._collector
+        collector.note(
+            "scan-no-format", "unknown", "the name is one that is unpickled, the content is of no known format"
+        )
+        collector.cover("malformed")
+        if head[:1] and head[0] in OPENERS:
+            judge = ProgramJudge(collector, self._expectation)
+            judge_program(run_pickle(source), source, collector, judge, self._part, "", 0)
+        scan_text(source, collector, "")
 
     def _second_identity(self, kind: str, source: ByteSource, place: str, depth: int) -> None:
         """A zip that ends where another format began: two programs would load two things from one file."""

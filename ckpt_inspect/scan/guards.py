@@ -7,10 +7,10 @@ A guard gets the call and a way to judge other names, and returns what is wrong,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from ckpt_inspect.formats.pickle_nodes import Blob, Call, Global, Node, Opaque, Pairs, PersistentId, SetNode, entries
+from ckpt_inspect.records import dataclass
 from ckpt_inspect.scan.tiers import Standing
 from ckpt_inspect.scan.verdicts import Verdict
 

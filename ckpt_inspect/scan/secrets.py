@@ -11,7 +11,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from ckpt_inspect.records import dataclass
 
 _SHOWN = 4
 _SHORT = 20

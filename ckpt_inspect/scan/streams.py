@@ -12,7 +12,8 @@ from ckpt_inspect.storage import ByteSource, BytesSource, SliceSource
 
 _GLANCE = PickleLimits(opcodes=8192, text_total=1 << 20)
 """Limits for bytes that are probably no pickle."""
-_OPENERS = frozenset(b"\x80(]})cilIFGJKLMNSTUVXBCPQ\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96")
+OPENERS = frozenset(b"\x80(]})cilIFGJKLMNSTUVXBCPQ\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96")
+"""First bytes a pickle can have: opcodes that take nothing from the stack."""
 _BLANK = b"\x00\r\n\t "
 _LEGACY_PICKLES = 5
 
@@ -100,10 +101,10 @@ def scan_hidden(
 ) -> bool:
     """Judge bytes that announce no format, if they are a pickle that does something; whether they are."""
     head = source.read_at(0, 1)
-    if not head or head[0] not in _OPENERS:
+    if not head or head[0] not in OPENERS:
         return False
     program = run_pickle(source, limits=_GLANCE)
-    if not _does_something(program):
+    if not (_does_something(program) or _is_all_of(source, program)):
         return False
     if program.coverage == "partial":
         program = run_pickle(source, limits=DEFAULT)
@@ -119,7 +120,7 @@ def worth_a_look(head: bytes) -> bool:
         return False
     if head[0] == 0x80:
         return head[1] <= 5
-    return head in _PAIRS or head[0] in _OPENERS
+    return head in _PAIRS or head[0] in OPENERS
 
 
 _PAIRS = frozenset(
@@ -155,6 +156,11 @@ def _is_pickle(source: ByteSource, program: PickleProgram) -> bool:
     head = source.read_at(program.start, 2)
     announced = len(head) == 2 and head[0] == 0x80 and head[1] <= 5
     return program.coverage == "complete" or announced or _does_something(program)
+
+
+def _is_all_of(source: ByteSource, program: PickleProgram) -> bool:
+    """Whether a pickle that only builds data takes up the whole source: no text happens to do that."""
+    return program.coverage == "complete" and program.opcodes > 2 and program.end == source.size
 
 
 def _does_something(program: PickleProgram) -> bool:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -132,7 +133,7 @@ def _node_problems(node: nodes.Node, loops: int, macro: str) -> Iterator[tuple[s
     from jinja2 import nodes
 
     if isinstance(node, nodes.Include | nodes.Import | nodes.FromImport | nodes.Extends):
-        yield "template-loads", f"line {node.lineno}: {type(node).__name__.lower()}s another file"
+        yield "template-loads", f"line {node.lineno}: loads another file ({type(node).__name__.lower()})"
     elif isinstance(node, nodes.Getattr):
         yield from _attribute(node.attr, node, node.node)
     elif isinstance(node, nodes.Getitem):
@@ -245,8 +246,8 @@ def _join(separator: nodes.Node | None, items: nodes.Node, node: nodes.Node) -> 
 def _power(node: nodes.Pow) -> Iterator[tuple[str, str]]:
     from jinja2 import nodes
 
-    right = node.right
-    if not isinstance(right, nodes.Const) or not isinstance(right.value, int | float) or right.value > 64:
+    power = node.right.value if isinstance(node.right, nodes.Const) else None
+    if not isinstance(power, int | float) or power > 64 or _size(node) > _LARGE_NUMBER**4:
         yield "template-endless", f"line {node.lineno}: raises to a large or computed power"
 
 
@@ -341,7 +342,9 @@ def _size(node: nodes.Node, depth: int = 0) -> float:
         return _size(node.left, depth + 1) + _size(node.right, depth + 1)
     if isinstance(node, nodes.Pow):
         base, power = _size(node.left, depth + 1), _size(node.right, depth + 1)
-        return 1e300 if base > 1 and power > 300 else base**power if base else 0
+        if base <= 1 or power <= 0:
+            return 1.0
+        return 1e300 if power * math.log10(base) > 299 else base**power
     if isinstance(node, nodes.Call) and _is_range(node):
         return max((_size(argument, depth + 1) for argument in node.args), default=0.0)
     return 0
