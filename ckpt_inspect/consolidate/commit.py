@@ -119,7 +119,7 @@ class Staging:
             raise NoSpaceError(f"needs {needed} bytes, {free} are free", where=str(self.target.parent), remedy=remedy)
 
     def create(self, name: str, size: int) -> tuple[int, Way]:
-        """Open a new file of the final size for writing; returns its descriptor and how to write to it.
+        """Open a new file of `size` bytes for writing (0: not known); returns its descriptor and how to write to it.
 
         Raises:
             OSError: the file cannot be made, or has no room.
@@ -132,7 +132,7 @@ class Staging:
         fast = supports_direct_writes(self.path)
         descriptor = -1
         way: Way = "kernel" if hasattr(os, "copy_file_range") else "buffered"
-        if fast and size >= DIRECT_MINIMUM:
+        if fast and size and size >= DIRECT_MINIMUM:
             with suppress(OSError):  # EINVAL: a mount that only looks local
                 descriptor = os.open(path, flags | os.O_DIRECT, 0o666)
                 way = "direct"
