@@ -8,6 +8,7 @@ where a service gives its keys one.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _NAMES = re.compile(
     r"(^|_)(tokens?|secrets?|passwords?|passwd|pwd|credentials?|api_?keys?|access_?keys?|private_?keys?|auth)$"
@@ -52,3 +53,16 @@ def is_secret(name: str, value: object) -> bool:
 def masked(name: str, value: str) -> str:
     """What is shown in place of a secret."""
     return f"<{name}: {len(value)} characters>"
+
+
+def without_secrets(name: str, value: Any, place: str, secrets: list[str]) -> Any:
+    """`value` with every secret in it masked; their places are added to `secrets`."""
+    if isinstance(value, dict):
+        return {key: without_secrets(key, item, f"{place}.{key}", secrets) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_secrets(name, item, place, secrets) for item in value]
+    if is_secret(name, value):
+        if place not in secrets:
+            secrets.append(place)
+        return masked(name, value)
+    return value

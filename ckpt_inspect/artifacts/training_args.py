@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect.artifacts.plain_values import class_of, plain_value
-from ckpt_inspect.artifacts.secrets import is_secret, masked
+from ckpt_inspect.artifacts.secrets import without_secrets
 from ckpt_inspect.formats.fault_log import FaultLog
 from ckpt_inspect.formats.pickle_nodes import Pairs, entries, instance_state
 from ckpt_inspect.formats.torch_archive import open_torch
@@ -91,7 +91,7 @@ def read_training_args(source: ByteSource) -> TrainingArgs:
         faults.add("args-not-arguments", "holds no instance with attributes")
     values = {key: plain_value(value) for key, value in pairs if isinstance(key, str)}
     secrets: list[str] = []
-    values = {name: _without_secrets(name, value, name, secrets) for name, value in values.items()}
+    values = {name: without_secrets(name, value, name, secrets) for name, value in values.items()}
     runtime = {name: value for name, value in values.items() if _RUNTIME.match(name)}
     distributed = runtime.get("distributed_state")
     process = distributed if isinstance(distributed, dict) else {}
@@ -117,7 +117,7 @@ def read_training_args_yaml(source: ByteSource) -> TrainingArgs:
 
     values, faults = read_yaml_mapping(source)
     secrets: list[str] = []
-    shown = {name: _without_secrets(name, value, name, secrets) for name, value in values.items()}
+    shown = {name: without_secrets(name, value, name, secrets) for name, value in values.items()}
     return TrainingArgs(None, shown, {}, None, None, None, None, tuple(secrets), faults)
 
 
@@ -131,19 +131,6 @@ def _gpus(runtime: Mapping[str, Any]) -> int | None:
 
 def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _without_secrets(name: str, value: Any, place: str, secrets: list[str]) -> Any:
-    """`value` with every secret in it masked; their places are added to `secrets`."""
-    if isinstance(value, dict):
-        return {key: _without_secrets(key, item, f"{place}.{key}", secrets) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_secrets(name, item, place, secrets) for item in value]
-    if is_secret(name, value):
-        if place not in secrets:
-            secrets.append(place)
-        return masked(name, value)
-    return value
 
 
 def _deepspeed_config(values: Mapping[str, Any]) -> Mapping[str, Any] | None:
