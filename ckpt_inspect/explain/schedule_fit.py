@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal
 
 from ckpt_inspect.explain.schedule_formulas import Schedule, ScheduleError
+from ckpt_inspect.records import dataclass, replace
 
 TOLERANCE = 1e-9  # relative to the base rate
 MOST_SEGMENTS = 8
@@ -127,7 +127,7 @@ def _fit_with(facts: ScheduleFacts, offset: int) -> Fit:
     skipping = _skips(facts, offset) if facts.may_skip else None
     if skipping is not None:
         return Fit(offset, error, skipping[0], departure, skipping[1])
-    return Fit(offset, error, tuple(_segments(facts, offset)), departure)
+    return Fit(offset, error, tuple(_merged(facts, offset, list(_segments(facts, offset)))), departure)
 
 
 def _agrees(schedule: Schedule, count: int, rate: float) -> bool:
@@ -152,6 +152,19 @@ def _segments(facts: ScheduleFacts, offset: int) -> Iterator[Segment]:
             return
     rest = points[index:]
     yield Segment("unexplained", rest[0].step, rest[-1].step, len(rest), facts.schedule)
+
+
+def _merged(facts: ScheduleFacts, offset: int, segments: list[Segment]) -> list[Segment]:
+    """Schedules agree during warm-up: a segment that also explains the planned one before it takes it in."""
+    for index in range(len(segments) - 1, 0, -1):
+        later, earlier = segments[index], segments[index - 1]
+        if later.cause != "horizon" or earlier.cause != "planned":
+            continue
+        inside = [point for point in facts.points if earlier.first <= point.step <= earlier.last]
+        if _run_length(inside, 0, later.schedule, offset + later.shift) == len(inside):
+            whole = replace(later, first=earlier.first, entries=later.entries + earlier.entries)
+            segments[index - 1 : index + 1] = [whole]
+    return segments
 
 
 def _longest(facts: ScheduleFacts, offset: int, index: int) -> Segment | None:

@@ -13,7 +13,7 @@ def describe(schedule: Schedule) -> str:
     name = printable(schedule.kind, 60)
     row = schedule.row
     if row["family"] == "deepspeed":
-        return f"DeepSpeed's {name} ({row['formula']})"
+        return _deepspeed(schedule, name)
     if schedule.kind in ("constant",):
         return f"{name}: {plainly(schedule.base)} throughout, without warm-up"
     warm = (
@@ -27,6 +27,18 @@ def describe(schedule: Schedule) -> str:
         return f"{name}: {warm}, then falling with the square root of the step"
     end = schedule.rate(schedule.total)
     return f"{name}: {warm}, then to {plainly(end)} at step {schedule.total}"
+
+
+def _deepspeed(schedule: Schedule, name: str) -> str:
+    if not name.startswith("Warmup"):
+        return f"DeepSpeed's {name}"
+    warmup = max(2, int(schedule.number("warmup_num_steps")))
+    shape = "linear" if schedule.option("warmup_type") == "linear" else "logarithmic"
+    text = f"DeepSpeed's {name}: {warmup} {shape} warm-up steps to {plainly(schedule.rate(warmup + 1))}"
+    if name == "WarmupLR":
+        return f"{text}, then constant"
+    total = int(schedule.number("total_num_steps"))
+    return f"{text}, then to {plainly(schedule.rate(total + 1))} at step {total}"
 
 
 def convention(offset: int, *, deepspeed: bool) -> str:
