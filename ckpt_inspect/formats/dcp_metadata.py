@@ -15,7 +15,7 @@ from ckpt_inspect.formats.dcp_types import DcpBytes, DcpChunk, DcpMetadata, DcpT
 from ckpt_inspect.formats.fault_log import FaultLog
 from ckpt_inspect.formats.json_document import read_json
 from ckpt_inspect.formats.pickle_machine import DEFAULT, PickleLimits, run_pickle
-from ckpt_inspect.formats.pickle_nodes import Call, Node, entries, get_path, instance_state
+from ckpt_inspect.formats.pickle_nodes import Call, Node, as_mapping, entries, get_path, instance_state
 from ckpt_inspect.formats.safetensors_header import SafetensorsHeader
 from ckpt_inspect.formats.torch_archive import open_torch
 from ckpt_inspect.formats.torch_tensors import dtype_of, ints
@@ -82,13 +82,13 @@ def read_dcp_metadata(source: ByteSource, limits: PickleLimits | None = None) ->
 
 
 def _limits(size: int) -> PickleLimits:
-    """Larger than the default for a large file: about 290 bytes, 90 opcodes and 25 nodes a chunk, and ranks multiply."""
+    """Larger than the default for a large file: 160 to 290 bytes a chunk, with an opcode every third byte, and ranks multiply."""
     return replace(
         DEFAULT,
         opcodes=max(DEFAULT.opcodes, min(size // 2, 100_000_000)),
-        nodes=max(DEFAULT.nodes, min(size // 8, 20_000_000)),
-        memo=max(DEFAULT.memo, min(size // 8, 20_000_000)),
-        memo_index=max(DEFAULT.memo_index, min(size // 8, 20_000_000)),
+        nodes=max(DEFAULT.nodes, min(size // 4, 20_000_000)),
+        memo=max(DEFAULT.memo, min(size // 4, 20_000_000)),
+        memo_index=max(DEFAULT.memo_index, min(size // 4, 20_000_000)),
         virtual_size=max(DEFAULT.virtual_size, min(size, 400_000_000)),
         text_total=max(DEFAULT.text_total, min(size, 256 << 20)),
     )
@@ -98,9 +98,9 @@ def _places(storage_data: Node, log: FaultLog) -> dict[tuple[str, tuple[int, ...
     """Where each item is, by name and chunk offsets (None for what is no tensor)."""
     places: dict[tuple[str, tuple[int, ...] | None], _Place] = {}
     for key, value in entries(storage_data):
-        index, info = instance_state(key), instance_state(value)
-        name, corner = get_path(index, "fqn"), get_path(index, "offset")
-        file, offset, length = (get_path(info, field) for field in ("relative_path", "offset", "length"))
+        index, info = as_mapping(instance_state(key)), as_mapping(instance_state(value))
+        name, corner = index.get("fqn"), index.get("offset")
+        file, offset, length = info.get("relative_path"), info.get("offset"), info.get("length")
         offsets = ints(corner) if corner is not None else None
         if type(name) is not str or type(file) is not str or type(offset) is not int or type(length) is not int:
             log.add("dcp-unknown", "an item is placed in a way torch's own writer does not", place=_text(name))
@@ -111,7 +111,7 @@ def _places(storage_data: Node, log: FaultLog) -> dict[tuple[str, tuple[int, ...
         if not _is_plain(file):
             log.add("dcp-traversal", "an item is said to be in a file outside the directory", place=file)
             continue
-        descriptors = get_path(info, "transform_descriptors")
+        descriptors = info.get("transform_descriptors")
         transforms = tuple(t for t in _sequence(descriptors) if type(t) is str)
         if transforms:
             log.add("dcp-transformed", f"stored through {len(transforms)} transforms (compression)", place=name)
@@ -122,9 +122,8 @@ def _places(storage_data: Node, log: FaultLog) -> dict[tuple[str, tuple[int, ...
 def _tensor(
     name: str, node: Node, places: dict[tuple[str, tuple[int, ...] | None], _Place], log: FaultLog
 ) -> DcpTensor | None:
-    state = instance_state(node)
-    shape, listed = ints(get_path(state, "size")), get_path(state, "chunks")
-    properties = get_path(state, "properties")
+    state = as_mapping(instance_state(node))
+    shape, listed, properties = ints(state.get("size")), state.get("chunks"), state.get("properties")
     described = properties.state if type(properties) is Call else None
     dtype = dtype_of(described[0] if type(described) is tuple and described else get_path(described, "dtype"))
     if shape is None or len(shape) > _MAX_RANK or any(n < 0 for n in shape):
@@ -134,8 +133,8 @@ def _tensor(
         log.add("dcp-dtype", "the tensor has an element type that is not known here", place=name)
     chunks: list[DcpChunk] = []
     for part in _sequence(listed):
-        box = instance_state(part)
-        offsets, sizes = ints(get_path(box, "offsets")), ints(get_path(box, "sizes"))
+        box = as_mapping(instance_state(part))
+        offsets, sizes = ints(box.get("offsets")), ints(box.get("sizes"))
         if offsets is None or sizes is None or len(offsets) != len(sizes):
             log.add("dcp-unknown", "a chunk is described in a way torch does not", place=name)
             continue
