@@ -58,8 +58,8 @@ class Tokenizer:
     """A tokenizer as transformers loads it.
 
     Attributes:
-        length: distinct tokens, ``len(tokenizer)``; None where no vocabulary could be read.
-        vocab_size: tokens of the model itself, ``tokenizer.vocab_size``.
+        length: tokens in all, ``len(tokenizer)``; None where no vocabulary could be read.
+        vocab_size: entries of the model itself, ``tokenizer.vocab_size``.
         max_id: the largest id; the embedding needs `max_id + 1` rows.
         added: every added token, by id.
         hole_count, holes: ids below `max_id` that no token has; the first 100 of them.

@@ -43,6 +43,11 @@ class Vocabulary:
     repeated: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     specials: frozenset[str] = frozenset()
 
+    @property
+    def size(self) -> int:
+        """Entries of the file, as the library counts them: a repeated content as often as it stands there."""
+        return len(self.ids) + sum(len(places) - 1 for places in self.repeated.values())
+
 
 def read_tokenizer_json(source: ByteSource, faults: FaultLog) -> Vocabulary:
     """Read ``tokenizer.json``, its merges only counted."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ckpt_inspect import __version__
 from ckpt_inspect.consolidate.compose import Composition
 from ckpt_inspect.consolidate.plan import Plan, PlannedTensor, Range, SourceFile
 from ckpt_inspect.errors import NotAFormatError, VerificationError
@@ -78,7 +78,7 @@ def build_record(draft: RecordDraft) -> bytes:
     head: dict[str, Any] = {
         "schema": SCHEMA,
         "tool": "ckpt-inspect",
-        "tool_version": __version__,
+        "tool_version": _tool_version(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "complete": True,
         "kind": composition.kind,
@@ -169,6 +169,11 @@ def read_record_of(directory: Path) -> tuple[Record, bytes]:
     except OSError as error:
         raise NotAFormatError(f"cannot read {RECORD}: {error.strerror}", where=str(directory)) from error
     return read_record(directory, data), data
+
+
+def _tool_version() -> str:
+    """The package's version, from the package that is already loaded: it lies above this room."""
+    return str(sys.modules[__name__.partition(".")[0]].__version__)
 
 
 def _tensor_rows(composition: Composition) -> Iterable[dict[str, Any]]:

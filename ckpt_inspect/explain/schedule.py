@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +20,6 @@ from ckpt_inspect.explain.schedule_infer import infer_schedule
 from ckpt_inspect.explain.schedule_plan import Plan, plan_of
 from ckpt_inspect.explain.version import VersionEvidence, newest_training_args, run_version
 from ckpt_inspect.printable import printable
-from ckpt_inspect.records import dataclass
 
 if TYPE_CHECKING:
     from ckpt_inspect.artifacts.training_args import TrainingArgs

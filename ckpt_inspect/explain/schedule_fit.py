@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ckpt_inspect.explain.schedule_formulas import Schedule, ScheduleError
-from ckpt_inspect.records import dataclass, replace
 
 TOLERANCE = 1e-9  # relative to the base rate
 MOST_SEGMENTS = 8

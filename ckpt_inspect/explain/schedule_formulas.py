@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ckpt_inspect.knowledge import load
-from ckpt_inspect.records import dataclass, field, replace
 
 
 class ScheduleError(ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckpt_inspect.explain.answer import Evidence
@@ -11,7 +12,6 @@ from ckpt_inspect.explain.schedule_fit import StateRate
 from ckpt_inspect.explain.schedule_formulas import Schedule, ScheduleError, warmup_steps
 from ckpt_inspect.explain.version import VersionEvidence
 from ckpt_inspect.printable import printable
-from ckpt_inspect.records import dataclass
 
 if TYPE_CHECKING:
     from ckpt_inspect.artifacts.training_args import TrainingArgs

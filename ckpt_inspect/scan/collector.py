@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
 from ckpt_inspect import knowledge
@@ -12,7 +13,6 @@ from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.formats.pickle_nodes import Global
 from ckpt_inspect.formats.zip_content import InflateBudget
 from ckpt_inspect.printable import printable
-from ckpt_inspect.records import dataclass, replace
 from ckpt_inspect.scan.tiers import Standing
 from ckpt_inspect.scan.verdicts import (
     Coverage,

@@ -6,11 +6,12 @@ A guard gets the call and a way to judge other names, and returns what is wrong,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ckpt_inspect.formats.pickle_nodes import Blob, Call, Global, Node, Opaque, Pairs, PersistentId, SetNode, entries
-from ckpt_inspect.records import dataclass
 from ckpt_inspect.scan.tiers import Standing
 from ckpt_inspect.scan.verdicts import Verdict
 
@@ -32,6 +33,8 @@ _TYPES_OF_TENSORS = frozenset({"tensor", "quantised", "sharded"})
 _LATIN1 = frozenset({"latin1", "latin-1", "latin_1", "iso-8859-1", "iso8859-1", "iso_8859_1"})
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, Blob, Opaque})
 _ARRAY_TYPES = frozenset({"numpy.ndarray", "numpy.matrix", "numpy.recarray", "numpy.memmap"})
+_UNBOUNDED = frozenset({"builtins.range"})
+_HUGE_EXPONENT = re.compile(r"[eE][+-]?\d{5,}")
 _BIT_GENERATORS = frozenset({"MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64", "RandomState", "Generator"})
 _DUNDER_DATA = frozenset({"__doc__", "__module__", "__orig_class__", "__qualname__", "__name__", "__annotations__"})
 
@@ -124,7 +127,16 @@ def _no_arguments(call: Call, judge: Judge) -> Complaint | None:
     return Complaint("suspicious", "is given arguments, so that its constructor would run")
 
 
+def _nothing(call: Call, judge: Judge) -> Complaint | None:
+    if type(call.args) is tuple and not call.args:
+        return None
+    return Complaint("suspicious", "is given arguments, which may make it allocate any amount")
+
+
 def _scalars(call: Call, judge: Judge) -> Complaint | None:
+    for argument in _args(call) or ():
+        if type(argument) is str and _HUGE_EXPONENT.search(argument):
+            return Complaint("suspicious", "is given a number with an enormous exponent")
     if all(_is_plain(argument, 2) for argument in _args(call) or ()):
         return None
     return Complaint("suspicious", "is given more than plain values")
@@ -134,6 +146,8 @@ def _plain_arguments(call: Call, judge: Judge) -> Complaint | None:
     for argument in _args(call) or ():
         if type(argument) is Global:
             return Complaint("suspicious", f"is given {argument.dotted} as an argument")
+        if type(argument) is Call and argument.target in _UNBOUNDED:
+            return Complaint("suspicious", "is given a range of numbers, which may fill any amount of memory")
     return None
 
 
@@ -303,6 +317,7 @@ GUARDS: dict[str, Any] = {
     "masked_array": _masked_array,
     "nested_pickle": _nested_pickle,
     "no_arguments": _no_arguments,
+    "nothing": _nothing,
     "numpy_array": _numpy_array,
     "numpy_dtype": _numpy_dtype,
     "numpy_scalar": _numpy_scalar,

@@ -11,8 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-
-from ckpt_inspect.records import dataclass
+from dataclasses import dataclass
 
 _SHOWN = 4
 _SHORT = 20

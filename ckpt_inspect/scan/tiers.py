@@ -6,11 +6,11 @@ The table is ``knowledge/pickle_globals.toml``. Only exact pairs of module and n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, TypeAlias
 
 from ckpt_inspect import knowledge
-from ckpt_inspect.records import dataclass
 
 Tier: TypeAlias = Literal["T0", "T1", "T2", "T3"]
 Use: TypeAlias = Literal["reference", "call", "instance", "state"]

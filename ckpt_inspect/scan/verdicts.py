@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from ckpt_inspect.records import dataclass, field
 from ckpt_inspect.scan.tiers import Tier
 
 Verdict: TypeAlias = Literal["clean", "known", "unknown", "suspicious", "dangerous"]

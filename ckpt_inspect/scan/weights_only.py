@@ -7,6 +7,7 @@ and tars before that.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,6 @@ from ckpt_inspect.formats.pickle_opcodes import NAMES, decode
 from ckpt_inspect.formats.pickle_program import PickleProgram
 from ckpt_inspect.formats.torch_opened import TorchArchive
 from ckpt_inspect.printable import printable
-from ckpt_inspect.records import dataclass
 from ckpt_inspect.storage import ByteSource
 
 _MAPPINGS = frozenset({"collections.OrderedDict", "collections.Counter"})
