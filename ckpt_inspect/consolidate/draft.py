@@ -14,6 +14,7 @@ from ckpt_inspect.consolidate.named import Named
 from ckpt_inspect.consolidate.parts import Trainable, planned
 from ckpt_inspect.consolidate.plan import Origin, Plan, PlannedTensor
 from ckpt_inspect.consolidate.problems import Problem, note, settle
+from ckpt_inspect.consolidate.proof import Span
 from ckpt_inspect.consolidate.select import Selection
 from ckpt_inspect.consolidate.tags import checkpoint_number
 
@@ -29,6 +30,7 @@ class Draft:
     facts: dict[str, Any] = field(default_factory=dict)
     trainables: list[Trainable] = field(default_factory=list)
     named: Named = field(default_factory=Named)
+    spans: list[Span] | None = None
     arbitrated: bool = False
 
     def settle(self, force: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:

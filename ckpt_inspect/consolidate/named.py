@@ -176,17 +176,15 @@ def _aliases(model: ModelState, named: Named, known: Collection[str], *, partiti
             named.problems.append(warn("Z41", message, file=model.path, tensor=alias))
     if partitioned or model.module is None:
         return
-    places: dict[tuple[str, int, tuple[int, ...], tuple[int, ...]], str] = {}
-    for name, tensor in model.module.items():  # before 0.9.1 only the module says what is shared
+    # Before 0.9.1, and under stage 0, only the module says what is shared: by the place in its storage. What the
+    # optimizer holds owns its place; among the rest the first in the order of the module does.
+    owners: dict[tuple[str, int, tuple[int, ...], tuple[int, ...]], str] = {}
+    module = [(name, tensor) for name, tensor in model.module.items() if tensor.nbytes and name not in named.aliases]
+    for name, tensor in sorted(module, key=lambda item: item[0] not in known):
         place = (tensor.storage_key, tensor.storage_offset, tensor.shape, tensor.stride)
-        if tensor.nbytes == 0:
-            continue
-        if name in known:
-            places.setdefault(place, name)
-    for name, tensor in model.module.items():
-        shared = places.get((tensor.storage_key, tensor.storage_offset, tensor.shape, tensor.stride))
-        if shared is not None and name not in known and name not in named.aliases:
-            named.aliases[name] = shared
+        owner = owners.setdefault(place, name)
+        if owner != name and name not in known:
+            named.aliases[name] = owner
 
 
 def _from_module(

@@ -27,7 +27,7 @@ from ckpt_inspect.consolidate.files import (
 from ckpt_inspect.consolidate.named import collect_named
 from ckpt_inspect.consolidate.plan import Plan
 from ckpt_inspect.consolidate.problems import Problem, Refusal, note, refuse, warn
-from ckpt_inspect.consolidate.proof import prove
+from ckpt_inspect.consolidate.proof import Span, prove
 from ckpt_inspect.consolidate.reading import OpenFiles
 from ckpt_inspect.consolidate.select import select
 from ckpt_inspect.consolidate.siblings import compare_with_saved
@@ -111,7 +111,7 @@ def _plan(draft: Draft, *, exclude_frozen: bool, only: Sequence[str], depth: Dep
     else:
         plan = _plan_zero(draft, exclude_frozen, depth, force)
     plan = _narrow(plan, only)
-    draft.problems += prove(plan.tensors, plan.sources)
+    draft.problems += prove(plan.tensors, plan.sources, draft.spans)
     draft.arbitrated = True
     warnings, notes = draft.settle(force)
     said = draft.selection.said
@@ -133,7 +133,7 @@ def _plan_zero(draft: Draft, exclude_frozen: bool, depth: Depth, force: bool) ->
     draft.sources.add_files(files.model)
     draft.sources.add_files(files.optimizer)
     if not optimizers:
-        return _without_optimizers(draft, files, models, depth, force)
+        return _without_optimizers(draft, files, models, exclude_frozen, depth, force)
     states, found = check_ranks(files, optimizers)
     draft.problems += found
     draft.settle(force)
@@ -176,6 +176,21 @@ def _lay_out(draft: Draft, model: ModelState, states: Sequence[OptimizerState]) 
         draft.trainables, found, facts = plan_zero12(model, states, draft.sources)
     draft.problems += found
     draft.facts.update(facts)
+    draft.spans = _master_spans(draft, states)
+
+
+def _master_spans(draft: Draft, states: Sequence[OptimizerState]) -> list[Span]:
+    """Where master weights lie: the flat vectors of every rank, and whole swap files."""
+    listed = draft.sources.files()
+    index = {file.path: number for number, file in enumerate(listed)}
+    spans = [
+        Span(index[state.path], tensor.file_offset, tensor.file_offset + tensor.nbytes)
+        for state in states
+        for tensor in state.masters
+        if tensor.file_offset is not None
+    ]
+    marker = f"{load('deepspeed_eras')['nvme']['directory']}/"
+    return spans + [Span(index[file.path], 0, file.size) for file in listed if marker in file.path]
 
 
 def _prove_values(draft: Draft, model: ModelState, states: Sequence[OptimizerState], depth: Depth) -> None:
@@ -217,7 +232,9 @@ def _settle_slices(draft: Draft, model: ModelState, *, passed: bool, differ: boo
             draft.problems[index] = warn("Z34", f"{problem.message}; {why}", file=problem.file)
 
 
-def _without_optimizers(draft: Draft, files: TagFiles, models: Sequence[ModelState], depth: Depth, force: bool) -> Plan:
+def _without_optimizers(
+    draft: Draft, files: TagFiles, models: Sequence[ModelState], exclude_frozen: bool, depth: Depth, force: bool
+) -> Plan:
     """A tag without optimizer shards: stage 0, or a ZeRO checkpoint that lost them all."""
     if not models:
         raise refuse("Z01", "holds neither model nor optimizer files").exception(draft.selection.where)
@@ -243,13 +260,16 @@ def _without_optimizers(draft: Draft, files: TagFiles, models: Sequence[ModelSta
     if draft.trainables:
         draft.problems += judge(agreement, model.path, {0: model.path}, depth)
         draft.record(agreement, depth)
+    if exclude_frozen and not draft.trainables:
+        message = "without named master weights nothing tells which parameters are frozen: all were kept"
+        draft.problems.append(warn("Z40", message, file=model.path))
     draft.named = collect_named(
         [model],
         [trainable.name for trainable in draft.trainables],
         draft.sources,
         partitioned=False,
         target=draft.target,
-        exclude_frozen=False,
+        exclude_frozen=exclude_frozen and bool(draft.trainables),
         expected_in_module=True,
     )
     draft.problems += draft.named.problems

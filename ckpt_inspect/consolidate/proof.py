@@ -5,7 +5,9 @@ It knows nothing of ZeRO: it takes only ranges and files, so that a mistake in a
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from ckpt_inspect.consolidate.plan import PlannedTensor, SourceFile
 from ckpt_inspect.consolidate.problems import Problem, refuse
@@ -16,11 +18,22 @@ from ckpt_inspect.printable import printable
 _EXCLUSIVE = frozenset({"master", "universal", "dcp"})
 
 
-def prove(tensors: Sequence[PlannedTensor], sources: Sequence[SourceFile]) -> list[Problem]:
+class Span(NamedTuple):
+    """Bytes `[start, end)` of a numbered file that hold master weights."""
+
+    source: int
+    start: int
+    end: int
+
+
+def prove(
+    tensors: Sequence[PlannedTensor], sources: Sequence[SourceFile], spans: Sequence[Span] | None = None
+) -> list[Problem]:
     """What is wrong with a plan; nothing when it is proved.
 
     Checked: names are unique; the ranges of a tensor sum to its bytes and each is whole elements; every range lies
-    inside its file; no byte of a master weight is used twice.
+    inside its file; no byte of a master weight is used twice; with `spans`, master weights come from there and from
+    nowhere else, as the moments beside them would be.
     """
     problems: list[Problem] = []
     seen: set[str] = set()
@@ -30,6 +43,8 @@ def prove(tensors: Sequence[PlannedTensor], sources: Sequence[SourceFile]) -> li
         seen.add(tensor.name)
         problems += _lengths(tensor, sources)
     problems += _overlaps(tensors, sources)
+    if spans is not None:
+        problems += _strays(tensors, sources, spans)
     return problems
 
 
@@ -65,3 +80,19 @@ def _overlaps(tensors: Iterable[PlannedTensor], sources: Sequence[SourceFile]) -
                 yield refuse("coverage", message, file=sources[source].path, rank=sources[source].rank, tensor=name)
             if stop > end:
                 end, owner = stop, name
+
+
+def _strays(
+    tensors: Iterable[PlannedTensor], sources: Sequence[SourceFile], spans: Sequence[Span]
+) -> Iterator[Problem]:
+    ordered = sorted(spans)
+    for tensor in tensors:
+        if tensor.origin != "master":
+            continue
+        for part in tensor.ranges:
+            at = bisect_right(ordered, (part.source, part.offset, float("inf"))) - 1
+            span = ordered[at] if at >= 0 else None
+            if span is None or span.source != part.source or part.offset + part.length > span.end:
+                file = sources[part.source]
+                message = f"{printable(tensor.name)} would be made of bytes that hold no master weights"
+                yield refuse("coverage", message, file=file.path, rank=file.rank, tensor=tensor.name)
