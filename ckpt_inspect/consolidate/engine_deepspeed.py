@@ -143,9 +143,11 @@ def refuse_unknown_pickles(selection: Selection) -> None:
     """
     from ckpt_inspect.scan import scan_source
 
-    for file in (*selection.files.model, *selection.files.optimizer):
+    kinds = [(file, "zero_model_states") for file in selection.files.model]
+    kinds += [(file, "zero_optimizer_shard") for file in selection.files.optimizer]
+    for file, kind in kinds:
         with selection.tree.open(file.path) as source:
-            found = scan_source(source)
+            found = scan_source(source, file.path, artifact=kind)
         if found.verdict in ("clean", "known") and found.coverage == "complete":
             continue
         raise UntrustedPickleError(

@@ -37,7 +37,6 @@ from ckpt_inspect.progress import NullProgress, Progress
 Way = Literal["direct", "kernel", "buffered"]
 
 BLOCK = 1 << 20
-PIECE = 1 << 18  # filled and hashed while it is in the second-level cache
 SLOTS = 4
 DIRECT_ALIGNMENT = 4096
 
@@ -142,7 +141,9 @@ def _by_blocks(job: _Job, *, direct: bool) -> Gathered:
         while (block := free.get()) is not None:
             if job.stop.is_set():
                 raise Cancelled
-            length = _fill(block, filler, digest)
+            length = filler.fill(block)
+            if digest is not None:
+                digest.update(block[:length])
             if length:
                 filled.put((block, length))
             if length < BLOCK:
@@ -153,20 +154,6 @@ def _by_blocks(job: _Job, *, direct: bool) -> Gathered:
     if failures:
         raise failures[0]
     return Gathered(digest.hexdigest() if digest is not None else None, filler.overflows)
-
-
-def _fill(block: memoryview, filler: Filler, digest: Any) -> int:
-    """Fill and hash a block piece by piece; returns how much there was."""
-    done = 0
-    for start in range(0, BLOCK, PIECE):
-        piece = block[start : start + PIECE]
-        count = filler.fill(piece)
-        if digest is not None:
-            digest.update(piece[:count])
-        done += count
-        if count < PIECE:
-            break
-    return done
 
 
 def _write_block(descriptor: int, block: memoryview, length: int, position: int, *, direct: bool) -> None:
