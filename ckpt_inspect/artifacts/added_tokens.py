@@ -24,6 +24,7 @@ class TokenTable:
 
     def __init__(self, vocabulary: Vocabulary, faults: FaultLog) -> None:
         self._ids = vocabulary.ids
+        self._size = vocabulary.size
         self._faults = faults
         self._by_content: dict[str, AddedToken] = {}
         self._largest: int | None = None
@@ -136,8 +137,7 @@ class TokenTable:
         number = self._ids.get(content)
         if number is not None:
             return number
-        size = len(self._ids)
-        return size if self._largest is None or self._largest < size else self._largest + 1
+        return self._size if self._largest is None or self._largest < self._size else self._largest + 1
 
     def _add(self, token: AddedToken) -> None:
         self._by_content[token.content] = token

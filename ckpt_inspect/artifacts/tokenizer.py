@@ -116,7 +116,7 @@ class _Reader:
         maximum = max(max(vocabulary.ids.values(), default=-1), max((token.id for token in added), default=-1))
         return Tokenizer(
             length=_length(vocabulary, added) if vocabulary.ids else None,
-            vocab_size=len(vocabulary.ids) or None,
+            vocab_size=vocabulary.size or None,
             max_id=maximum if maximum >= 0 else None,
             added=added,
             hole_count=hole_count,
@@ -215,7 +215,7 @@ def _template(fields: Fields) -> str | list[Any] | None:
 
 
 def _length(vocabulary: Vocabulary, added: Iterable[AddedToken]) -> int:
-    return len(vocabulary.ids) + sum(token.content not in vocabulary.ids for token in added)
+    return vocabulary.size + sum(token.content not in vocabulary.ids for token in added)
 
 
 def _holes(ids: Mapping[str, int], added: Iterable[AddedToken]) -> tuple[tuple[int, ...], int]:

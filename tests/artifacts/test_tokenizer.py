@@ -28,7 +28,7 @@ def test_a_directory_without_tokenizer_files_has_none(tmp_path: Path) -> None:
     assert read_tokenizer(LocalTree(write(tmp_path, {"config.json": {}}))) is None
 
 
-def test_length_counts_distinct_tokens_and_vocab_size_those_of_the_model(tokenizer) -> None:
+def test_length_counts_all_tokens_and_vocab_size_those_of_the_model(tokenizer) -> None:
     read = tokenizer(
         {"tokenizer.json": tokenizer_json(AB, [added(1, "b"), added(2, "<x>", special=True)], [["a", "b"]])}
     )
@@ -121,10 +121,10 @@ def test_one_id_with_two_contents_and_one_content_at_two_ids_are_duplicates(toke
     assert read.duplicates == (Duplicate("id", (0,), ("a", "b")),)
 
 
-def test_a_repeated_piece_of_a_unigram_list_counts_once(tokenizer) -> None:
+def test_a_repeated_piece_of_a_unigram_list_counts_as_often_as_it_stands_there(tokenizer) -> None:
     pieces = [["<unk>", 0.0], ["a", -1.0], ["a", -2.0]]
     read = tokenizer({"tokenizer.json": tokenizer_json(pieces, kind="Unigram")})
-    assert (read.length, read.vocab_size, read.max_id, read.model_kind) == (2, 2, 2, "Unigram")
+    assert (read.length, read.vocab_size, read.max_id, read.model_kind) == (3, 3, 2, "Unigram")
     assert read.duplicates == (Duplicate("content", (1, 2), ("a",)),)
 
 
