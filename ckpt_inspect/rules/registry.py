@@ -35,6 +35,7 @@ CheckT = TypeVar("CheckT", bound=Callable[..., Iterator[Hit]])
 SECTIONS = ("Why it matters", "How to fix", "Example", "Source")
 FAMILIES = (
     "files",
+    "weights",
     "trainer",
     "losses",
     "schedules",
@@ -42,6 +43,13 @@ FAMILIES = (
     "new_tokens",
     "zero",
     "sharded",
+    "pickles",
+    "resume",
+    "rotation",
+    "tokenizers",
+    "templates",
+    "logs",
+    "cards",
 )
 
 
