@@ -70,20 +70,26 @@ def _from_pairs(pairs: Iterable[tuple[int, float]], accumulation: int, slack: fl
 
 def updates_at_epoch_ends(pairs: Iterable[tuple[int, float]]) -> int | None:
     """Updates per epoch from pairs that lie exactly at the end of an epoch: step / epoch, when all agree."""
-    found = {
-        round(step / epoch)
-        for step, epoch in pairs
-        if step > 0 and epoch >= 1 and abs(epoch - round(epoch)) <= EXACT and step % round(epoch) == 0
-    }
-    return found.pop() if len(found) == 1 else None
+    ends = [(step, round(epoch)) for step, epoch in pairs if epoch >= 1 - EXACT and abs(epoch - round(epoch)) <= EXACT]
+    found = {divmod(step, epochs) for step, epochs in ends if step > 0}
+    updates, rest = found.pop() if len(found) == 1 else (0, 0)
+    return updates if updates and not rest else None
 
 
 def updates_from_plan(max_steps: int, epochs: float) -> Interval | None:
     """Updates per epoch of a run planned in epochs, from max_steps = ceil(epochs x updates)."""
     if max_steps <= 0 or not 0 < epochs < 1e9:
         return None
-    low, high = math.floor((max_steps - 1) / epochs + EXACT) + 1, math.floor(max_steps / epochs + EXACT)
-    return Interval(low, high) if 0 < low <= high else None
+    low, high = math.floor((max_steps - 1) / epochs), math.floor(max_steps / epochs) + 1
+    while low < high and planned_steps(epochs, low) < max_steps:  # the product is rounded before it is rounded up,
+        low += 1  # so 1.1 x 750 makes 826: the borders are tried, not computed
+    while low < high and planned_steps(epochs, high) > max_steps:
+        high -= 1
+    return (
+        Interval(low, high)
+        if low > 0 and planned_steps(epochs, low) == max_steps == planned_steps(epochs, high)
+        else None
+    )
 
 
 def batches_from_updates(updates: Interval, accumulation: int, *, rounded_up: bool | None) -> Interval:

@@ -212,12 +212,12 @@ def _disagreement(records: LossRecords) -> str:
 
 
 def _no_average(records: LossRecords) -> str:
-    if records.state is not None and not records.reports:
-        step = records.global_step or records.state.global_step
-        return (
-            f"No train_loss was reported: the record ends at step {step}, before the end of training wrote a summary."
-        )
-    return ""
+    if records.state is None or records.reports:
+        return ""
+    if records.run.kind == "checkpoint":
+        return "A checkpoint holds no train_loss: it is written before train() ends and logs its summary."
+    step = records.global_step or records.state.global_step
+    return f"No train_loss was reported: the record ends at step {step}, before train() ended and logged its summary."
 
 
 def _cross_checks(records: LossRecords) -> list[str]:

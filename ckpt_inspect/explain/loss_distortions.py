@@ -14,7 +14,7 @@ from typing import Any
 
 from ckpt_inspect.explain.loss_arithmetic import LossWindow
 from ckpt_inspect.explain.numbers import counted, short
-from ckpt_inspect.explain.version import VersionEvidence, parse_release
+from ckpt_inspect.explain.version import NEWEST, OLDEST, VersionEvidence, parse_release
 from ckpt_inspect.knowledge import load
 
 NEAR = 0.15  # how far a ratio may be from the accumulation steps or the world size
@@ -108,8 +108,8 @@ def _masked_nan(facts: DistortionFacts) -> Distortion | None:
 
 
 def _rows(name: str, version: VersionEvidence | None) -> Iterator[Mapping[str, Any]]:
-    """Rows of the table that the release certainly or, for an interval, possibly falls into."""
-    if version is None:
+    """Rows of the table that the release falls into, or may fall into where it is known from both sides."""
+    if version is None or version.low == OLDEST or version.high == NEWEST:
         return
     for row in load("transformers_eras")["distortion"]:
         first, last = parse_release(row["first"]), parse_release(row["last"])
