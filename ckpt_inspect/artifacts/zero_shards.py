@@ -18,6 +18,9 @@ from ckpt_inspect.errors import UnreadableError
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.storage import LocalTree
 
+# No job is larger; a count beyond it is damage, and would only cost memory.
+_MOST_RANKS = 65_536
+
 Unreadable: TypeAlias = tuple[ZeroFile, Fault]
 
 
@@ -210,7 +213,7 @@ def _describe(
     for file in files.optimizer:
         if file.rank is not None:
             per_mp.setdefault(file.mp_rank, set()).add(file.rank)
-    expected = set(range(world)) if world and world <= 1_000_000 and files.optimizer else set()
+    expected = set(range(world)) if world and 0 < world <= _MOST_RANKS and files.optimizer else set()
     missing = sorted({rank for present in per_mp.values() for rank in expected - present})
     extra = sorted(ranks - expected) if recorded else []
     degrees = (model.tp_degree or 1) * (model.pp_degree or 1) if model else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from ckpt_inspect.consolidate.agreement import Agreement, Depth
 from ckpt_inspect.consolidate.named import Named
 from ckpt_inspect.consolidate.parts import Trainable, planned
 from ckpt_inspect.consolidate.plan import Origin, Plan, PlannedTensor
-from ckpt_inspect.consolidate.problems import Problem, note, settle
+from ckpt_inspect.consolidate.problems import Problem, note, settle, warn
 from ckpt_inspect.consolidate.proof import Span
 from ckpt_inspect.consolidate.select import Selection
 from ckpt_inspect.consolidate.tags import checkpoint_number
@@ -66,18 +67,14 @@ def finish(
     aliases = {alias: owner for alias, owner in named.aliases.items() if owner in names and owner not in named.aliases}
     tensors = [tensor for tensor in tensors if tensor.name not in aliases]
     selection = draft.selection
-    number = checkpoint_number(selection.home or str(selection.tree.root.resolve()))
-    steps = model.global_steps if model is not None else None
-    if number is not None and steps is not None and number != steps:
-        message = f"the directory is called checkpoint-{number}, DeepSpeed counted {steps} steps"
-        draft.problems.append(note("Z07", message, file=model.path if model else None))
+    draft.problems += _numbers(selection, model)
     adapter = is_adapter_only(tensors, named.before)
     if adapter:
         draft.problems.append(note("Z42", "only adapter weights are in the checkpoint: the base model was not saved"))
     draft.facts.update(
         model_dtype=trained_dtype(model.config) if model else None,
         ds_version=model.ds_version if model else None,
-        global_steps=steps,
+        global_steps=model.global_steps if model else None,
         skipped_steps=model.skipped_steps if model else None,
     )
     return Plan(
@@ -92,3 +89,21 @@ def finish(
         aliases=aliases,
         adapter_only=adapter,
     )
+
+
+def _numbers(selection: Selection, model: ModelState | None) -> list[Problem]:
+    """Z06 and Z07: the numbers in the names of the tag and of the checkpoint against the steps DeepSpeed counted."""
+    if model is None or model.global_steps is None:
+        return []
+    steps, skipped = model.global_steps, model.skipped_steps or 0
+    problems: list[Problem] = []
+    tag = re.fullmatch(r"global_step(\d{1,12})", selection.tag)
+    if tag is not None and int(tag.group(1)) != steps:
+        message = f"the tag is called {selection.tag}, DeepSpeed counted {steps} steps: it was renamed"
+        problems.append(warn("Z06", message, file=model.path))
+    number = checkpoint_number(selection.home or str(selection.tree.root.resolve()))
+    if number is not None and number != steps:
+        message = f"the directory is called checkpoint-{number}, DeepSpeed counted {steps} steps"
+        make = note if abs(number - steps) <= skipped else warn
+        problems.append(make("Z07", message, file=model.path))
+    return problems

@@ -26,6 +26,8 @@ _REMEDIES = {
         "it with DeepSpeed's own"
     )
 }
+_SHOWN_RANKS = 6
+_ONE_SAVE_MINUTES = 10
 _UNIVERSAL = "convert it with `python -m deepspeed.checkpoint.ds_to_universal` and consolidate the result"
 
 
@@ -33,8 +35,8 @@ def check_kinds(files: TagFiles) -> list[Problem]:
     """Layouts that are recognised by the names of their files and not merged: pipeline, experts, parts, model parallel."""
     if files.layers:
         message = (
-            f"this is a pipeline-parallel checkpoint: {len(files.layers)} layer files hold the module in "
-            f"{len(files.mp_ranks)} stages, whose optimizer shards do not name their parameters as the whole model does"
+            f"this is a pipeline-parallel checkpoint: {_count(len(files.layers), 'layer file')} hold the module in "
+            f"{_count(len(files.mp_ranks), 'stage')}, whose optimizer shards do not name parameters as the model does"
         )
         remedy = f"{_UNIVERSAL}; the layer files hold every 16-bit weight of their layer"
         return [refuse("Z15", message, file=files.layers[0].path, remedy=remedy)]
@@ -141,17 +143,18 @@ def check_ranks(files: TagFiles, optimizers: Sequence[OptimizerState]) -> tuple[
     worlds = {rank: state.world_size for rank, state in by_rank.items()}
     lowest = min(by_rank)
     world = worlds[lowest]
-    if world is None:
-        message = "records no partition_count"
-        return [], [refuse("key", message, file=by_rank[lowest].path, rank=lowest)]
+    if world is None or world < 1:
+        message = "records no partition_count" if world is None else f"says {world} ranks took part"
+        remedy = "the file is not as DeepSpeed wrote it: copy it again"
+        return [], [refuse("key", message, file=by_rank[lowest].path, rank=lowest, remedy=remedy)]
     inside = [rank for rank in sorted(by_rank) if rank < world]
     outside = [rank for rank in sorted(by_rank) if rank >= world]
     disagreeing = [rank for rank in inside if worlds[rank] != world]
     if disagreeing:
         return [], [_mixed_worlds(worlds, by_rank, disagreeing[0])]
-    missing = sorted(set(range(world)) - set(inside)) if world <= 1_000_000 else [-1]
-    if missing:
-        return [], [_missing(files, missing, world, len(inside), by_rank[lowest])]
+    if len(inside) < world:
+        first_missing = [rank for rank in range(len(inside) + _SHOWN_RANKS) if rank < world and rank not in by_rank]
+        return [], [_missing(files, first_missing, world, len(inside), by_rank[lowest])]
     if outside:
         others = sorted({str(worlds[rank]) for rank in outside})
         first = by_rank[outside[0]]
@@ -167,10 +170,10 @@ def check_ranks(files: TagFiles, optimizers: Sequence[OptimizerState]) -> tuple[
 def _missing(files: TagFiles, missing: Sequence[int], world: int, present: int, state: OptimizerState) -> Problem:
     prefix = files.optimizer[0].prefix
     name = f"{prefix}zero_pp_rank_{missing[0]}_mp_rank_00_optim_states.pt"
+    more = world - present - len(missing[:_SHOWN_RANKS])
     message = (
-        f"{name} is missing: the files of {present} of {world} ranks are here, not {_ranks(missing)}"
-        if missing[0] >= 0
-        else f"{present} files are here of {world} ranks"
+        f"{name} is missing: the files of {present} of {world} ranks are here, not {_ranks(missing[:_SHOWN_RANKS])}"
+        f"{f' and {more} more' if more else ''}"
     )
     remedy = (
         f"copy it from the node of rank {missing[0]} (without shared storage each node keeps its own files); "
@@ -194,8 +197,8 @@ def _count(number: int, noun: str) -> str:
 
 
 def _ranks(ranks: Sequence[int]) -> str:
-    shown = ", ".join(str(rank) for rank in ranks[:6])
-    more = f" and {len(ranks) - 6} more" if len(ranks) > 6 else ""
+    shown = ", ".join(str(rank) for rank in ranks[:_SHOWN_RANKS])
+    more = f" and {len(ranks) - _SHOWN_RANKS} more" if len(ranks) > _SHOWN_RANKS else ""
     return f"rank{'s' if len(ranks) > 1 else ''} {shown}{more}"
 
 
@@ -303,7 +306,18 @@ def check_states(model: ModelState, optimizers: Sequence[OptimizerState], world:
             remedy = "the model file and the optimizer files are of different jobs: restore those of one"
             problems.append(refuse("Z14", message, file=model.path, remedy=remedy, forceable=True))
     problems += _versions([model, *optimizers])
+    if model.big_endian or any(state.big_endian for state in optimizers):
+        problems.append(note("Z45", "the files are of a big-endian machine: bytes are swapped"))
     return problems
+
+
+def check_times(files: TagFiles) -> list[Problem]:
+    """Z29: a hint, no more: the files of one save are written within minutes, but copying may change their times."""
+    times = [file.mtime_ns for file in files.model + files.optimizer]
+    minutes = (max(times, default=0) - min(times, default=0)) // 60_000_000_000
+    if minutes < _ONE_SAVE_MINUTES:
+        return []
+    return [note("Z29", f"the files were written over {minutes} minutes; if they were not copied, over two saves")]
 
 
 def check_degrees(model: ModelState) -> list[Problem]:

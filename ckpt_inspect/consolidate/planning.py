@@ -22,6 +22,7 @@ from ckpt_inspect.consolidate.files import (
     check_ranks,
     check_readable,
     check_states,
+    check_times,
     choose_prefix,
 )
 from ckpt_inspect.consolidate.named import collect_named
@@ -144,6 +145,7 @@ def _plan_zero(draft: Draft, exclude_frozen: bool, depth: Depth, force: bool) ->
     draft.settle(force)
     model = usable[0]
     draft.problems += check_states(model, states, len(states))
+    draft.problems += check_times(files)
     draft.settle(force)
     _lay_out(draft, model, states)
     draft.named = collect_named(

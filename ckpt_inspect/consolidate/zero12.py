@@ -219,7 +219,7 @@ def _sum(optimizers: Sequence[OptimizerState], group: int, saved: int, wanted: i
         remedy = "the model file is of another run, or the flat buffer is padded in a way this version does not know"
         return [refuse("Z31", message, file=first.path, remedy=remedy)]
     if first.layout == "bf16_optimizer":
-        recorded = sum(state.group_paddings[group] for state in optimizers if state.group_paddings)
+        recorded = sum(sum((state.group_paddings or ())[group : group + 1]) for state in optimizers)
         if recorded in {saved - wanted, (saved - wanted) * len(optimizers)}:
             return []
     return [warn("Z31", f"{numbers}: the last {saved - wanted} are taken for padding", file=first.path)]

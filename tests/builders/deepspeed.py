@@ -465,3 +465,61 @@ def save_stage0(directory: Path, model: Model, job: Job, *, fused: bool = False,
 def save_latest(checkpoint: Path, tag: str) -> None:
     """`latest`, without a newline."""
     (checkpoint / "latest").write_text(tag)
+
+
+def save_universal(
+    directory: Path,
+    model: Model,
+    job: Job,
+    *,
+    flat: bool = False,
+    vocabulary: dict[str, int] | None = None,
+    mp_ranks: int = 1,
+    rounded_aliases: bool = True,
+) -> None:
+    """What ds_to_universal makes of stages 1 and 2, or (`flat`) of stage 3.
+
+    `vocabulary`: rows kept of padded vocabularies, stripped as a view of the whole storage. `rounded_aliases`: a tied
+    alias gets a file of its own made from the 16-bit module, as the tool does.
+    """
+    zero = directory / "zero"
+    stage = 3 if flat else job.stage
+    job = replace(job, stage=stage)
+    for parameter in model.parameters:
+        if parameter.optimized:
+            whole = spec(parameter.values.reshape(-1) if flat else parameter.values, job)
+            rows = (vocabulary or {}).get(parameter.name)
+            if rows is not None:
+                whole = view(whole, (rows, *parameter.shape[1:]))
+            value: Any = whole if flat else {"cat_dim": 0, "param": whole}
+            if rows is not None:
+                value["vocab_tensor"] = True
+            write(zero / parameter.name / "fp32.pt", value, job)
+            write(zero / parameter.name / "exp_avg.pt", value, job)
+    module = {p.name: rounded(p.values, job.dtype) for p in model.parameters}
+    module.update({name: module_buffer(values, job) for name, values in model.buffers.items()})
+    module.update({alias: module[owner] for alias, owner in model.ties.items()})
+    if not flat:
+        for name, values in module.items():
+            if not (zero / name / "fp32.pt").exists() and (rounded_aliases or name not in model.ties):
+                write(zero / name / "fp32.pt", {"param": spec(values.astype("<f4"), job)}, job)
+    write(zero / "optimizer_state.pt", {"param_groups": []}, job)
+    groups = groups_of(model)
+    for mp in range(mp_ranks):
+        frozen = OrderedDict((p.name, spec(module[p.name], job)) for p in model.parameters if not p.optimized)
+        held = OrderedDict((name, spec(values, job)) for name, values in module.items())
+        state = model_state(model, job, held, shape_list(groups, job), frozen)
+        if vocabulary:
+            state["universal_checkpoint_info"] = {"original_vocab_size": min(vocabulary.values())}
+        if not flat:
+            write(directory / f"mp_rank_{mp:02d}_model_states.pt", state, job)
+    if flat:
+        for rank in range(job.world):
+            placeholders = OrderedDict((p.name, tensor(job.dtype, (0,))) for p in model.parameters)
+            placeholders.update((name, spec(module[name], job)) for name in model.buffers)
+            placeholders.update((alias, tensor(job.dtype, (0,))) for alias in model.ties)
+            frozen = OrderedDict(
+                (p.name, spec(share_of(module[p.name], job, rank), job)) for p in model.parameters if not p.optimized
+            )
+            state = model_state(model, job, placeholders, shape_list(groups, job), frozen, rank=rank)
+            write(directory / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt", state, job)
