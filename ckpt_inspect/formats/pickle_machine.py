@@ -319,8 +319,11 @@ def _run(source: ByteSource, start: int, end: int, limits: PickleLimits) -> Pick
     except StreamEndError:
         m.fault("pickle-truncated", "the stream ends inside an opcode or before STOP", m.base + at)
         pos = at
-    except (IndexError, struct_error):
-        if op in FIXED and at + 1 + FIXED[op] > size:
+    except struct_error:
+        m.fault("pickle-truncated", f"the stream ends inside {NAMES[op]}", base + at)
+        pos = at
+    except IndexError:  # of the bytes or of the stack
+        if at + 1 + FIXED.get(op, op == 0x8C) > size:
             m.fault("pickle-truncated", f"the stream ends inside {NAMES[op]}", base + at)
         else:
             m.fault("pickle-stack", f"{NAMES[op]} takes what is not on the stack", base + at)

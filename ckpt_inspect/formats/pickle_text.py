@@ -36,7 +36,7 @@ def read_integer(line: bytes) -> tuple[int | bool | None, bool]:
     """
     if line in (b"00", b"01"):
         return line == b"01", False
-    if _DECIMAL.match(line):
+    if _DECIMAL.match(line) and line != b"-0":
         value = _number(line, 10)
         return value, value is None
     value = _lenient(line)
