@@ -156,10 +156,7 @@ def write_archive(path: Path, value: Any, storages: Sequence[tuple[str, Iterator
             file.write(struct.pack("<4sI" + ("QQ" if wide else "II"), b"PK\x07\x08", crc, length, length))
             cap = 0xFFFFFFFF
             record = [field for field in (length, length, start) if field >= cap]
-            if wide or start >= cap:
-                zip64 = struct.pack(f"<HH{len(record)}Q", 1, 8 * len(record), *record)
-            else:
-                zip64 = b""
+            zip64 = struct.pack(f"<HH{len(record)}Q", 1, 8 * len(record), *record) if wide or start >= cap else b""
             directory.append(
                 struct.pack(
                     "<4sHHHHHHIIIHHHHHII", b"PK\x01\x02", 0, 0, 0x808, 0, 0, 0, crc, min(length, cap), min(length, cap),
