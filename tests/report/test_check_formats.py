@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from xml.etree import ElementTree
 
 from ckpt_inspect.printable import printable
@@ -16,7 +17,7 @@ from ckpt_inspect.rules.finding import Finding
 from ckpt_inspect.rules.registry import Rule
 
 EVIL = printable("x\x1b]0;t\x07\r\n::error::<script>|`]]>&amp;\u202e@all \ud800 https://evil.example [a](b)")
-RULE = Rule("CKP001", "no-weights", "error", "checkpoint", False, lambda subject: iter(()), "No weights.", ())
+RULE = Rule("CKP001", "no-weights", "error", "checkpoint", False, False, lambda subject: iter(()), "No weights.", ())
 FINDINGS = (
     Finding("CKP001", "no-weights", "error", "checkpoint-4/a, b:c%.bin", EVIL, f"Odd {EVIL}.", "Fix it.", {"n": EVIL}),
     Finding("CKP999", "a-note", "note", "", None, "Only a note.", "", {"value": float("nan")}),
@@ -73,8 +74,10 @@ def test_github_says_nothing_about_a_clean_run() -> None:
 
 def test_markdown_neutralises_what_a_file_says() -> None:
     text = markdown(REPORT)
-    assert "<script>" not in text
-    assert "@all" not in text.replace("`", "").replace("&#64;", "") or "`" in text
+    outside = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", text)  # code spans are shown as they are
+    assert "<script>" in text
+    for syntax in ("<script>", "@all", "](b)", "https://"):
+        assert syntax not in outside
     rows = [line for line in text.splitlines() if line.startswith("| CKP")]
     assert len(rows) == 2
     assert "1 of 2 expectations not met" in text

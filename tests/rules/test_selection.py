@@ -10,7 +10,7 @@ from ckpt_inspect.rules.selection import select_rules
 
 
 def made(code: str, name: str, *, deep: bool = False) -> Rule:
-    return Rule(code, name, "warning", "directory", deep, lambda subject: iter(()), "It finds.", ())
+    return Rule(code, name, "warning", "directory", deep, False, lambda subject: iter(()), "It finds.", ())
 
 
 RULES = {
