@@ -82,3 +82,10 @@ class OutputError(ConsolidationError):
 
 class VerificationError(CkptInspectError):
     """A finished output disagrees with its `consolidation.json` or with its sources."""
+
+
+def log_failure(module: str, message: str) -> None:
+    """Write the exception at hand to the log of `module` at level DEBUG, where ``--debug`` shows it."""
+    import logging  # only where something failed
+
+    logging.getLogger(module).debug("%s", message, exc_info=True)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 from ckpt_inspect.explain.loss_arithmetic import LossWindow
-from ckpt_inspect.explain.numbers import counted, short
+from ckpt_inspect.explain.numbers import counted, median, short
 from ckpt_inspect.explain.version import NEWEST, OLDEST, VersionEvidence, parse_release
 from ckpt_inspect.knowledge import load
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def is_number(value: object) -> bool:
     """An int or float that is no bool; NaN and infinities count."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def median(values: Iterable[float]) -> float:
+    """The middle value, of two the mean. As `statistics.median`, whose module costs more to import than a whole topic."""
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def short(value: float | None, digits: int = 4) -> str:

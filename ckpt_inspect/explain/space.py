@@ -6,8 +6,6 @@ holds (transformers 5.23 `Trainer._load_from_checkpoint`, `_load_optimizer_and_s
 
 from __future__ import annotations
 
-import hashlib
-import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,6 +102,8 @@ def explain_space(run: Run, *, deep: bool = False) -> SpaceAnswer | None:
 
 def deletion_script(run: Run, answer: SpaceAnswer) -> str:
     """A shell script with the proposals, every removal commented out, for a person to read, edit and run."""
+    import shlex
+
     root = shlex.quote(str(run.tree.root.resolve()))
     lines = [
         "#!/bin/sh",
@@ -121,6 +121,8 @@ def deletion_script(run: Run, answer: SpaceAnswer) -> str:
 
 def _removal(path: str) -> str:
     """One commented-out removal. A line break in a name would end the comment and be run, so such names are left out."""
+    import shlex
+
     if not path.isprintable():
         return f"# left out, its name has characters a terminal hides: {printable(path, 200)}"
     return f"# rm -r -- {shlex.quote('./' + path)}"
@@ -196,6 +198,8 @@ def size(count: float) -> str:
 
 
 def _digest(tree: LocalTree, path: str, *, deep: bool) -> bytes | None:
+    import hashlib
+
     try:
         with tree.open(path) as source:
             digest = hashlib.sha256()

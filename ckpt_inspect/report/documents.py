@@ -213,7 +213,7 @@ class CheckpointRow(_Model):
 
 
 class FindingCounts(_Model):
-    """Findings of `check` by severity."""
+    """Findings by severity. In `show` those of a first look: rules that open every pickle or shard run in `check` only."""
 
     errors: int
     warnings: int
@@ -316,7 +316,8 @@ class ScannedFile(_Model):
     globals: list[ScannedGlobal]
     findings: list[ScanFinding]
     loads_with_weights_only: Annotated[
-        bool | None, Field(description="torch.load(weights_only=True) of torch 2.13; null for files that are not torch's.")
+        bool | None,
+        Field(description="torch.load(weights_only=True) of torch 2.13; null for files that are not torch's."),
     ]
     reason: Annotated[str | None, Field(description="Why torch refuses it.")]
     artifact: str | None

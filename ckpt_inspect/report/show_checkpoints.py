@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from ckpt_inspect.artifacts.trainer_state import TrainerState
+from ckpt_inspect.errors import log_failure
 from ckpt_inspect.explain.answer import plain
 from ckpt_inspect.explain.resume import CheckpointResume, explain_resume
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.run import Checkpoint, Run
 
 Json = dict[str, Any]
-_LOG = logging.getLogger(__name__)
 
 
 def checkpoint_rows(run: Run) -> list[Json]:
@@ -64,7 +63,7 @@ def _resume(run: Run) -> dict[str, CheckpointResume]:
     except Exception as error:  # noqa: BLE001  # a mistake of ours in one topic must not hide the others
         fault = Fault("topic-failed", f"working out the resume failed ({type(error).__name__}); please report it")
         run.read_faults.append(("", fault))
-        _LOG.debug("%s", fault.message, exc_info=True)
+        log_failure(__name__, fault.message)
         return {}
     return {item.path: item for item in answer.checkpoints} if answer is not None else {}
 

@@ -5,12 +5,12 @@ The document is plain JSON data (``docs/schema/show.json`` describes it). Nothin
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ckpt_inspect import __version__
+from ckpt_inspect.errors import log_failure
 from ckpt_inspect.explain.answer import plain
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.report.explain_document import TOPICS, explain_topics
@@ -23,7 +23,6 @@ from ckpt_inspect.report.show_facts import (
 from ckpt_inspect.run import Artifact, Run
 
 Json = dict[str, Any]
-_LOG = logging.getLogger(__name__)
 
 # key of the document -> the keys of its object in the contract (docs/schema/show.json)
 CONTRACT: dict[str, tuple[str, ...]] = {
@@ -72,6 +71,7 @@ CONTRACT: dict[str, tuple[str, ...]] = {
         "explanation",
     ),
 }
+_WORST = 4
 _AVERAGE = ("reported", "source", "recomputed", "relative_error", "verdict", "explanation")
 
 
@@ -97,7 +97,7 @@ def show_document(run: Run, *, base: Path | None = None) -> Json:
         if key == "batches":
             document["best"] = best_facts(run)
     document["checkpoints"] = checkpoint_rows(run)
-    document["findings"] = _findings(run, base)
+    document["findings"], document["worst_findings"] = _findings(run, base)
     document["model"] = model_facts(run)
     document["nested"] = [{"path": item.path, "kind": item.kind} for item in run.nested]
     document["empty_directories"] = list(run.empty_directories)
@@ -130,7 +130,7 @@ def _answers(run: Run, base: Path | None) -> Json:
         except Exception as error:  # noqa: BLE001  # a mistake of ours in one topic must not hide the others
             fault = Fault("topic-failed", f"working out the {topic} failed ({type(error).__name__}); please report it")
             run.read_faults.append(("", fault))
-            _LOG.debug("%s", fault.message, exc_info=True)
+            log_failure(__name__, fault.message)
             continue
         if item is None or item.answer is None:
             continue
@@ -142,9 +142,21 @@ def _answers(run: Run, base: Path | None) -> Json:
     return found
 
 
-def _findings(run: Run, base: Path | None) -> Json:
-    del run, base
-    return {"errors": 0, "warnings": 0, "notes": 0}
+def _findings(run: Run, base: Path | None) -> tuple[Json, list[Json]]:
+    """Findings of a first look, by severity, and the worst: `check` also opens every pickle and every shard."""
+    from ckpt_inspect.rules.engine import run_rules
+    from ckpt_inspect.rules.finding import Summary
+    from ckpt_inspect.rules.registry import all_rules
+    from ckpt_inspect.rules.selection import select_rules
+
+    findings = run_rules(run, select_rules(all_rules(), thorough=False), base=base)
+    summary = Summary.of(findings)
+    worst = [
+        {"rule": item.rule, "severity": item.severity, "path": item.path or ".", "message": item.message}
+        for item in findings[:_WORST]
+        if item.severity != "note"
+    ]
+    return {"errors": summary.errors, "warnings": summary.warnings, "notes": summary.notes}, worst
 
 
 def _hub(run: Run) -> Json | None:

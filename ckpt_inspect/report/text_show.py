@@ -6,7 +6,7 @@ from typing import Any
 
 from ckpt_inspect.printable import printable
 from ckpt_inspect.report.numbers import counted, listed, loss, number, short_count, size
-from ckpt_inspect.report.screen import Piece, Screen, Span
+from ckpt_inspect.report.screen import Piece, Screen, Span, Style
 from ckpt_inspect.report.text_checkpoints import checkpoint_table
 from ckpt_inspect.report.text_files import file_groups, file_list
 
@@ -321,15 +321,21 @@ def _problems(screen: Screen, document: Json) -> None:
 
 
 def _closing(screen: Screen, document: Json) -> None:
-    counts = document["findings"]
-    if counts is None:
-        return
+    """The findings of a first look, the worst in words, and where the rest is."""
+    counts, worst = document["findings"], document["worst_findings"]
+    target = printable(document["path"], 200)
     screen.blank()
-    if not any(counts.values()):
-        screen.line("Findings: none.")
-        return
-    words: list[Piece] = ["Findings: "]
-    for key, noun, style in (("errors", "error", "bad"), ("warnings", "warning", "warn"), ("notes", "note", "")):
+    words: list[Piece] = []
+    styles: tuple[tuple[str, str, Style], ...] = (
+        ("errors", "error", "bad"),
+        ("warnings", "warning", "warn"),
+        ("notes", "note", ""),
+    )
+    for key, noun, style in styles:
         if counts[key]:
-            words += [", " if len(words) > 1 else "", Span(counted(counts[key], noun), style)]  # type: ignore[arg-type]
-    screen.line(*words, f". See them: ckpt-inspect check {printable(document['path'], 200)}")
+            words += [", " if words else "", Span(counted(counts[key], noun), style)]
+    screen.field("First look", *(words or ["nothing found"]), f". ckpt-inspect check {target} opens every file.")
+    for row in worst:
+        place = "" if row["path"] == "." else f"{printable(row['path'], 120)}: "
+        code = Span(row["rule"], "bad" if row["severity"] == "error" else "warn")
+        screen.line(code, f" {place}{row['message']}", indent=2, hang=9)

@@ -16,7 +16,7 @@ from ckpt_inspect.rules.checked import CheckedRun, CheckReport, worst_first
 from ckpt_inspect.rules.config import Config
 from ckpt_inspect.rules.contract import hold
 from ckpt_inspect.rules.engine import run_rules
-from ckpt_inspect.rules.expect import Expectation, evaluate, parse_expectation
+from ckpt_inspect.rules.expect import Expectation, Outcome, evaluate, parse_expectation
 from ckpt_inspect.rules.finding import Severity
 from ckpt_inspect.rules.registry import all_rules
 from ckpt_inspect.rules.selection import select_rules
@@ -85,7 +85,7 @@ def check_run(
         all_rules(), select=options.select, ignore=options.ignore, severity=options.severity, deep=options.deep
     )
     findings = run_rules(run, selection, base=options.base, progress=progress)
-    outcomes = ()
+    outcomes: tuple[Outcome, ...] = ()
     if (options.expect or options.contract) and documents is not None:
         document = documents(run, options.base)
         outcomes = tuple(evaluate(expectation, document) for expectation in options.expect)

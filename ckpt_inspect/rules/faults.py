@@ -50,9 +50,12 @@ def faults_of(place: StateDirectory) -> tuple[tuple[str, Fault], ...]:
 
 def hits(subject: Subject, code: str) -> Iterator[Hit]:
     """The faults that belong to one rule, one hit per file, with the remedy and severity of the table's worst row."""
+    found = faults_of(subject.place)
+    if not found:
+        return
     table = knowledge.faults()
     by_file: dict[str, list[Fault]] = {}
-    for path, fault in faults_of(subject.place):
+    for path, fault in found:
         if table.get(fault.kind, {}).get("rule") == code:
             by_file.setdefault(path, []).append(fault)
     for path, faults in by_file.items():

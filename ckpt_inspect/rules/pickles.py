@@ -60,7 +60,7 @@ def _sentence(finding: ScanFinding) -> str:
     return f"{finding.message[:1].upper()}{finding.message[1:]}{where}{which}."
 
 
-@rule("CKP501", "dangerous-call", "error", scope="run")
+@rule("CKP501", "dangerous-call", "error", scope="run", thorough=True)
 def dangerous_call(subject: Subject) -> Iterator[Hit]:
     """Loading a file would run code that has no place in a checkpoint.
 
@@ -76,7 +76,7 @@ def dangerous_call(subject: Subject) -> Iterator[Hit]:
     yield from _scanned(subject, "CKP501")
 
 
-@rule("CKP502", "dangerous-name", "error", scope="run")
+@rule("CKP502", "dangerous-name", "error", scope="run", thorough=True)
 def dangerous_name(subject: Subject) -> Iterator[Hit]:
     """A file names code that could do harm, without calling it in a way that was followed.
 
@@ -91,7 +91,7 @@ def dangerous_name(subject: Subject) -> Iterator[Hit]:
     yield from _scanned(subject, "CKP502")
 
 
-@rule("CKP503", "unknown-global", "warning", scope="run")
+@rule("CKP503", "unknown-global", "warning", scope="run", thorough=True)
 def unknown_global(subject: Subject) -> Iterator[Hit]:
     """A file names a class or function that is in no table of known training artifacts.
 
@@ -106,7 +106,7 @@ def unknown_global(subject: Subject) -> Iterator[Hit]:
     yield from _scanned(subject, "CKP503")
 
 
-@rule("CKP504", "unexpected-global", "warning", scope="run")
+@rule("CKP504", "unexpected-global", "warning", scope="run", thorough=True)
 def unexpected_global(subject: Subject) -> Iterator[Hit]:
     """A file names something known, but not known to belong into such a file.
 
@@ -121,7 +121,7 @@ def unexpected_global(subject: Subject) -> Iterator[Hit]:
     yield from _scanned(subject, "CKP504")
 
 
-@rule("CKP505", "hidden-program", "warning", scope="run")
+@rule("CKP505", "hidden-program", "warning", scope="run", thorough=True)
 def hidden_program(subject: Subject) -> Iterator[Hit]:
     """A file holds a second pickle, trailing bytes, two identities, or objects that only its loader could resolve.
 
@@ -136,7 +136,7 @@ def hidden_program(subject: Subject) -> Iterator[Hit]:
     yield from _scanned(subject, "CKP505")
 
 
-@rule("CKP506", "content-not-covered", "warning", scope="run")
+@rule("CKP506", "content-not-covered", "warning", scope="run", thorough=True)
 def content_not_covered(subject: Subject) -> Iterator[Hit]:
     """Part of a file's content could not be looked at: compressed, nested too deep, encrypted, or over a limit.
 
@@ -151,7 +151,7 @@ def content_not_covered(subject: Subject) -> Iterator[Hit]:
     yield from _scanned(subject, "CKP506")
 
 
-@rule("CKP507", "code-in-run", "note", scope="run")
+@rule("CKP507", "code-in-run", "note", scope="run", thorough=True)
 def code_in_run(subject: Subject) -> Iterator[Hit]:
     """The directory holds code: scripts, model code that trust_remote_code would run, or an executable.
 
@@ -242,7 +242,7 @@ def zip_bomb(subject: Subject) -> Iterator[Hit]:
     yield from hits(subject, "CKP521")
 
 
-@rule("CKP530", "hostile-template", "error", scope="run")
+@rule("CKP530", "hostile-template", "error", scope="run", thorough=True)
 def hostile_template(subject: Subject) -> Iterator[Hit]:
     """A chat template reaches for Python's internals, loads other files, or never ends.
 
@@ -257,7 +257,7 @@ def hostile_template(subject: Subject) -> Iterator[Hit]:
     yield from _scanned(subject, "CKP530")
 
 
-@rule("CKP531", "odd-template", "warning", scope="run")
+@rule("CKP531", "odd-template", "warning", scope="run", thorough=True)
 def odd_template(subject: Subject) -> Iterator[Hit]:
     """A chat template does something templates rarely need.
 
@@ -272,7 +272,7 @@ def odd_template(subject: Subject) -> Iterator[Hit]:
     yield from _scanned(subject, "CKP531")
 
 
-@rule("CKP540", "secret", "error", scope="run")
+@rule("CKP540", "secret", "error", scope="run", thorough=True)
 def secret(subject: Subject) -> Iterator[Hit]:
     """A file holds a token, key or password.
 
@@ -287,7 +287,7 @@ def secret(subject: Subject) -> Iterator[Hit]:
     yield from _scanned(subject, "CKP540")
 
 
-@rule("CKP541", "private-detail", "note", scope="run")
+@rule("CKP541", "private-detail", "note", scope="run", thorough=True)
 def private_detail(subject: Subject) -> Iterator[Hit]:
     """A file tells the name of a user, host, internal address or home directory.
 

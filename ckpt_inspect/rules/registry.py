@@ -58,7 +58,8 @@ class Rule:
     """A rule's identity and page.
 
     `scope` says what it is called with: the run once, each directory (the run's root and every checkpoint), or each
-    checkpoint. `deep` rules read weights and run only on request.
+    checkpoint. `deep` rules read weights and run only on request. `thorough` rules open every pickle or every shard of
+    the run, or parse its templates: `check` has them, the first look of `show` has not.
     """
 
     code: str
@@ -66,6 +67,7 @@ class Rule:
     severity: Severity
     scope: Scope
     deep: bool
+    thorough: bool
     check: Check
     summary: str
     sections: tuple[tuple[str, str], ...]
@@ -82,15 +84,22 @@ class _Mark:
     severity: Severity
     scope: Scope
     deep: bool
+    thorough: bool
 
 
 def rule(
-    code: str, name: str, severity: Severity, *, scope: Scope = "directory", deep: bool = False
+    code: str,
+    name: str,
+    severity: Severity,
+    *,
+    scope: Scope = "directory",
+    deep: bool = False,
+    thorough: bool = False,
 ) -> Callable[[CheckT], CheckT]:
     """Mark a function as the rule `code` (CKP and three digits) called `name` (kebab case)."""
 
     def mark(check: CheckT) -> CheckT:
-        check.__ckpt_rule__ = _Mark(code, name, severity, scope, deep)  # type: ignore[attr-defined]  # a plain label
+        check.__ckpt_rule__ = _Mark(code, name, severity, scope, deep, thorough)  # type: ignore[attr-defined]  # a plain label
         return check
 
     return mark
@@ -114,7 +123,7 @@ def all_rules() -> dict[str, Rule]:
                 raise ValueError(f"rule {mark.code} {mark.name} is defined twice")
             summary, sections = page(getdoc(check) or "")
             found[mark.code] = Rule(
-                mark.code, mark.name, mark.severity, mark.scope, mark.deep, check, summary, sections
+                mark.code, mark.name, mark.severity, mark.scope, mark.deep, mark.thorough, check, summary, sections
             )
     return dict(sorted(found.items()))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from ckpt_inspect.errors import UsageError
 from ckpt_inspect.printable import printable
@@ -27,6 +26,7 @@ def select_rules(
     ignore: Iterable[str] = (),
     severity: Mapping[str, str] | None = None,
     deep: bool = False,
+    thorough: bool = True,
 ) -> Selection:
     """Choose among `rules`. The more specific of two choices wins (`--select CKP401 --ignore CKP4` keeps CKP401).
 
@@ -35,6 +35,7 @@ def select_rules(
         ignore: likewise, taken away.
         severity: code, prefix or name to "error", "warning", "note" or "off".
         deep: include rules that read weights. A deep rule named in full by `select` runs only with it, too.
+        thorough: include rules that open every pickle or shard.
 
     Raises:
         UsageError: a selector matches no rule, or a severity is not one.
@@ -53,7 +54,9 @@ def select_rules(
     chosen = {
         code: rule
         for code, rule in rules.items()
-        if (deep or not rule.deep) and _strength(wanted, code, 0 if wanted else 1) > _strength(unwanted, code, 0)
+        if (deep or not rule.deep)
+        and (thorough or not rule.thorough)
+        and _strength(wanted, code, 0 if wanted else 1) > _strength(unwanted, code, 0)
     }
     return Selection(chosen, {code: levels.get(code, rule.severity) for code, rule in chosen.items()})
 
@@ -70,6 +73,8 @@ def matching(rules: Mapping[str, Rule], selector: str) -> frozenset[str]:
     )
     if not text or not found:
         names = [*rules, *(rule.name for rule in rules.values())]
+        from difflib import get_close_matches
+
         near = get_close_matches(text, names, 3, 0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else "`ckpt-inspect rule` lists them"
         raise UsageError(f"no rule is called {printable(selector)!r}", remedy=hint)

@@ -23,7 +23,7 @@ def _file(subject: Subject, place: str) -> str:
     )
 
 
-@rule("CKP813", "template-broken", "error", scope="run")
+@rule("CKP813", "template-broken", "error", scope="run", thorough=True)
 def template_broken(subject: Subject) -> Iterator[Hit]:
     """A chat template does not parse.
 
@@ -45,7 +45,7 @@ def template_broken(subject: Subject) -> Iterator[Hit]:
             )
 
 
-@rule("CKP814", "template-unknown-names", "warning", scope="run")
+@rule("CKP814", "template-unknown-names", "warning", scope="run", thorough=True)
 def template_unknown_names(subject: Subject) -> Iterator[Hit]:
     """A chat template uses filters or tests jinja2 does not have.
 
@@ -66,7 +66,7 @@ def template_unknown_names(subject: Subject) -> Iterator[Hit]:
             )
 
 
-@rule("CKP815", "template-without-generation-prompt", "note", scope="run")
+@rule("CKP815", "template-without-generation-prompt", "note", scope="run", thorough=True)
 def template_without_generation_prompt(subject: Subject) -> Iterator[Hit]:
     """The chat template does not look at add_generation_prompt.
 
@@ -88,7 +88,7 @@ def template_without_generation_prompt(subject: Subject) -> Iterator[Hit]:
     yield Hit(_file(subject, template.place), "The template does not use add_generation_prompt.")
 
 
-@rule("CKP816", "template-token-missing", "warning", scope="run")
+@rule("CKP816", "template-token-missing", "warning", scope="run", thorough=True)
 def template_token_missing(subject: Subject) -> Iterator[Hit]:
     """The chat template writes control tokens that the tokenizer does not have.
 
@@ -113,7 +113,7 @@ def template_token_missing(subject: Subject) -> Iterator[Hit]:
         )
 
 
-@rule("CKP817", "templates-differ", "warning", scope="run")
+@rule("CKP817", "templates-differ", "warning", scope="run", thorough=True)
 def templates_differ(subject: Subject) -> Iterator[Hit]:
     """chat_template.jinja and the template inside tokenizer_config.json differ.
 
@@ -133,7 +133,7 @@ def templates_differ(subject: Subject) -> Iterator[Hit]:
         )
 
 
-@rule("CKP818", "templates-without-default", "warning", scope="run")
+@rule("CKP818", "templates-without-default", "warning", scope="run", thorough=True)
 def templates_without_default(subject: Subject) -> Iterator[Hit]:
     """There are additional chat templates and no default one.
 

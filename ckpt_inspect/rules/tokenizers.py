@@ -160,7 +160,7 @@ def eos_not_in_generation_config(subject: Subject) -> Iterator[Hit]:
         )
 
 
-@rule("CKP808", "turn-end-not-a-stop", "warning", scope="run")
+@rule("CKP808", "turn-end-not-a-stop", "warning", scope="run", thorough=True)
 def turn_end_not_a_stop(subject: Subject) -> Iterator[Hit]:
     """The chat template ends turns with a token that does not stop generation.
 

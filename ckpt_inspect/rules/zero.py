@@ -35,7 +35,7 @@ def _problems(subject: Subject, *checks: str, complete: bool = False) -> Iterato
 
 def _hit(subject: Subject, path: str, check: str, problems: list[Problem]) -> Hit:
     first = problems[0]
-    severity: Severity = first.level if first.level in ("error", "warning") else "note"  # type: ignore[assignment]
+    severity: Severity = first.level if first.level in ("error", "warning") else "note"
     text = first.message[:1].upper() + first.message[1:]
     more = f" And {len(problems) - 1} more like it." if len(problems) > 1 else ""
     where = _below(subject.run.tree.root, path, first.file)
@@ -54,7 +54,7 @@ def _below(root: Path, place: str, file: str | None) -> str:
     return place
 
 
-@rule("CKP401", "no-tag", "error", scope="checkpoint")
+@rule("CKP401", "no-tag", "error", scope="checkpoint", thorough=True)
 def no_tag(subject: Subject) -> Iterator[Hit]:
     """There is no tag directory to load, or several and nothing says which.
 
@@ -85,7 +85,7 @@ def latest_unusable(subject: Subject) -> Iterator[Hit]:
     yield from hits(subject, "CKP402")
 
 
-@rule("CKP403", "latest-names-nothing", "error", scope="checkpoint")
+@rule("CKP403", "latest-names-nothing", "error", scope="checkpoint", thorough=True)
 def latest_names_nothing(subject: Subject) -> Iterator[Hit]:
     """`latest` names a tag directory that is not there.
 
@@ -100,7 +100,7 @@ def latest_names_nothing(subject: Subject) -> Iterator[Hit]:
     yield from _problems(subject, "Z03")
 
 
-@rule("CKP404", "latest-is-not-newest", "warning", scope="checkpoint")
+@rule("CKP404", "latest-is-not-newest", "warning", scope="checkpoint", thorough=True)
 def latest_is_not_newest(subject: Subject) -> Iterator[Hit]:
     """A newer tag directory than the one `latest` names is here.
 
@@ -115,7 +115,7 @@ def latest_is_not_newest(subject: Subject) -> Iterator[Hit]:
     yield from (hit for hit in _problems(subject, "Z04") if hit.severity != "note")  # an older tag was opened by name
 
 
-@rule("CKP406", "step-counts-differ", "note", scope="checkpoint")
+@rule("CKP406", "step-counts-differ", "note", scope="checkpoint", thorough=True)
 def step_counts_differ(subject: Subject) -> Iterator[Hit]:
     """The checkpoint's name and DeepSpeed's own step count differ.
 
@@ -131,7 +131,7 @@ def step_counts_differ(subject: Subject) -> Iterator[Hit]:
     yield from _problems(subject, "Z06", "Z07")
 
 
-@rule("CKP408", "leftover-tag", "note", scope="checkpoint")
+@rule("CKP408", "leftover-tag", "note", scope="checkpoint", thorough=True)
 def leftover_tag(subject: Subject) -> Iterator[Hit]:
     """A checkpoint of the Trainer holds more than one tag directory.
 
@@ -146,7 +146,7 @@ def leftover_tag(subject: Subject) -> Iterator[Hit]:
     yield from _problems(subject, "Z08")
 
 
-@rule("CKP410", "missing-rank", "error", scope="checkpoint")
+@rule("CKP410", "missing-rank", "error", scope="checkpoint", thorough=True)
 def missing_rank(subject: Subject) -> Iterator[Hit]:
     """The shards of one or more ranks are missing.
 
@@ -162,7 +162,7 @@ def missing_rank(subject: Subject) -> Iterator[Hit]:
     yield from _problems(subject, "Z10", "Z17")
 
 
-@rule("CKP411", "extra-rank", "error", scope="checkpoint")
+@rule("CKP411", "extra-rank", "error", scope="checkpoint", thorough=True)
 def extra_rank(subject: Subject) -> Iterator[Hit]:
     """There are shards of more ranks than the checkpoint was saved with.
 
@@ -177,7 +177,7 @@ def extra_rank(subject: Subject) -> Iterator[Hit]:
     yield from _problems(subject, "Z11")
 
 
-@rule("CKP412", "mixed-world-sizes", "error", scope="checkpoint")
+@rule("CKP412", "mixed-world-sizes", "error", scope="checkpoint", thorough=True)
 def mixed_world_sizes(subject: Subject) -> Iterator[Hit]:
     """Files of one tag were saved by jobs of different size or precision.
 
@@ -192,7 +192,7 @@ def mixed_world_sizes(subject: Subject) -> Iterator[Hit]:
     yield from _problems(subject, "Z12", "Z13", "Z14")
 
 
-@rule("CKP415", "parallel-layout", "note", scope="checkpoint")
+@rule("CKP415", "parallel-layout", "note", scope="checkpoint", thorough=True)
 def parallel_layout(subject: Subject) -> Iterator[Hit]:
     """The checkpoint is of a tensor-parallel, pipeline or expert model, which is recognised and not merged.
 
@@ -208,7 +208,7 @@ def parallel_layout(subject: Subject) -> Iterator[Hit]:
         yield Hit(hit.path, hit.message, hit.remedy, hit.tensor, "note", hit.evidence)
 
 
-@rule("CKP420", "shard-unreadable", "error", scope="checkpoint")
+@rule("CKP420", "shard-unreadable", "error", scope="checkpoint", thorough=True)
 def shard_unreadable(subject: Subject) -> Iterator[Hit]:
     """A shard cannot be read, is cut off, or does not hold what DeepSpeed writes.
 
@@ -248,7 +248,7 @@ def shard_sizes_differ(subject: Subject) -> Iterator[Hit]:
             )
 
 
-@rule("CKP427", "mixed-saves", "error", scope="checkpoint")
+@rule("CKP427", "mixed-saves", "error", scope="checkpoint", thorough=True)
 def mixed_saves(subject: Subject) -> Iterator[Hit]:
     """Files of one tag disagree on the ZeRO stage, the parameters' shapes or their groups.
 
@@ -263,7 +263,7 @@ def mixed_saves(subject: Subject) -> Iterator[Hit]:
     yield from _problems(subject, "Z27", "Z30", "Z33")
 
 
-@rule("CKP428", "mixed-deepspeed-versions", "warning", scope="checkpoint")
+@rule("CKP428", "mixed-deepspeed-versions", "warning", scope="checkpoint", thorough=True)
 def mixed_versions(subject: Subject) -> Iterator[Hit]:
     """Files of one tag were written by different DeepSpeed versions.
 
@@ -278,7 +278,7 @@ def mixed_versions(subject: Subject) -> Iterator[Hit]:
     yield from _problems(subject, "Z28")
 
 
-@rule("CKP431", "partition-sums", "error", scope="checkpoint")
+@rule("CKP431", "partition-sums", "error", scope="checkpoint", thorough=True)
 def partition_sums(subject: Subject) -> Iterator[Hit]:
     """The lengths of the partitions do not add up to the parameters.
 
@@ -294,7 +294,7 @@ def partition_sums(subject: Subject) -> Iterator[Hit]:
     yield from _problems(subject, "Z31", "Z32", "Z35", "coverage")
 
 
-@rule("CKP434", "slice-addresses", "note", scope="checkpoint")
+@rule("CKP434", "slice-addresses", "note", scope="checkpoint", thorough=True)
 def slice_addresses(subject: Subject) -> Iterator[Hit]:
     """The addresses DeepSpeed recorded for its fragments disagree with the order of the parameters.
 
@@ -311,7 +311,7 @@ def slice_addresses(subject: Subject) -> Iterator[Hit]:
         yield Hit(hit.path, hit.message, hit.remedy, hit.tensor, "note", hit.evidence)
 
 
-@rule("CKP437", "master-not-float32", "note", scope="checkpoint")
+@rule("CKP437", "master-not-float32", "note", scope="checkpoint", thorough=True)
 def master_not_float32(subject: Subject) -> Iterator[Hit]:
     """The master weights are not float32.
 
@@ -329,7 +329,7 @@ def master_not_float32(subject: Subject) -> Iterator[Hit]:
         )
 
 
-@rule("CKP438", "master-differs-from-module", "error", scope="checkpoint", deep=True)
+@rule("CKP438", "master-differs-from-module", "error", scope="checkpoint", deep=True, thorough=True)
 def master_differs_from_module(subject: Subject) -> Iterator[Hit]:
     """The float32 master weights, rounded, are not the 16-bit weights beside them.
 
@@ -345,7 +345,7 @@ def master_differs_from_module(subject: Subject) -> Iterator[Hit]:
     yield from _problems(subject, "Z38", complete=True)
 
 
-@rule("CKP439", "rank-steps-differ", "error", scope="checkpoint")
+@rule("CKP439", "rank-steps-differ", "error", scope="checkpoint", thorough=True)
 def rank_steps_differ(subject: Subject) -> Iterator[Hit]:
     """The ranks' optimizer states are of different steps.
 
@@ -361,7 +361,7 @@ def rank_steps_differ(subject: Subject) -> Iterator[Hit]:
     yield from (hit for hit in _problems(subject, "Z39") if hit.severity != "note")  # some eras record no step
 
 
-@rule("CKP440", "frozen-not-recorded", "note", scope="checkpoint")
+@rule("CKP440", "frozen-not-recorded", "note", scope="checkpoint", thorough=True)
 def frozen_not_recorded(subject: Subject) -> Iterator[Hit]:
     """Parameters stand in the module and in no optimizer record: `zero_to_fp32` drops them.
 
@@ -377,7 +377,7 @@ def frozen_not_recorded(subject: Subject) -> Iterator[Hit]:
         yield Hit(hit.path, hit.message, hit.remedy, hit.tensor, "note", hit.evidence)
 
 
-@rule("CKP441", "alias-without-owner", "note", scope="checkpoint")
+@rule("CKP441", "alias-without-owner", "note", scope="checkpoint", thorough=True)
 def alias_without_owner(subject: Subject) -> Iterator[Hit]:
     """A shared parameter's owner is not in the checkpoint.
 

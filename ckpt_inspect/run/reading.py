@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar, overload
 
-from ckpt_inspect.errors import CkptInspectError
+from ckpt_inspect.errors import CkptInspectError, log_failure
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.run.classify import Artifact
 from ckpt_inspect.storage import ByteSource, LocalTree
-
-_LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -130,5 +127,5 @@ class StateFiles:
         except Exception as error:  # noqa: BLE001  # a mistake of ours in one reader must not hide the other files
             message = f"the reader failed ({type(error).__name__}); please report this file"
             self.read_faults.append((path, Fault("reader-failed", message, place=path)))
-            _LOG.debug("%s", message, exc_info=True)
+            log_failure(__name__, message)
         return None
