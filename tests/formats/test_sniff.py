@@ -90,7 +90,7 @@ VALUES += [{1: 2}, ("a",), collections.OrderedDict(a=1), object(), [[[]]], {"k":
 
 
 @pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_a_pickle_of_any_protocol_is_a_pickle(value: Any, protocol: int) -> None:
     assert sniff(BytesSource(pickle.dumps(value, protocol))) == "pickle"
 
