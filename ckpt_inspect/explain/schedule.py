@@ -101,13 +101,13 @@ class ScheduleRecords:
 
     @cached_property
     def points(self) -> tuple[RatePoint, ...]:
-        """Logged rates by step, the last one written for each."""
-        found: dict[int, float] = {}
+        """Logged rates by step; where the log goes back (a resumed run), what it had after that step is dropped."""
+        found: list[RatePoint] = []
         for step, rate in self._logged():
-            for later in [known for known in found if known >= step] if found and step <= max(found) else []:
-                del found[later]
-            found[step] = rate
-        return tuple(RatePoint(step, rate) for step, rate in sorted(found.items()))
+            while found and found[-1].step >= step:
+                found.pop()
+            found.append(RatePoint(step, rate))
+        return tuple(found)
 
     def _logged(self) -> Iterator[tuple[int, float]]:
         if self.state is not None:
