@@ -139,7 +139,8 @@ def explain_resume(run: Run) -> ResumeAnswer | None:
 
     if not run.checkpoints:
         return None
-    newest_first = sorted(run.checkpoints, key=lambda checkpoint: checkpoint.form != "tag", reverse=True)
+    newest_first = list(reversed(run.checkpoints))
+    newest_first.sort(key=lambda checkpoint: checkpoint.form == "tag")  # what save_model left beside them comes last
     pairs = [(checkpoint, parts_of(run, checkpoint)) for checkpoint in newest_first]
     return answer([(checkpoint.path, parts) for checkpoint, parts in pairs])
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from ckpt_inspect.explain.resume import CheckpointParts, answer, complete, judge, ranks_allowed
+from ckpt_inspect.explain.resume import CheckpointParts, answer, complete, explain_resume, judge, ranks_allowed
+from ckpt_inspect.run import open_run
 
 WHOLE = CheckpointParts(
     name="checkpoint-10",
@@ -91,3 +93,10 @@ def test_nothing_usable_is_said() -> None:
     result = answer([("checkpoint-10", replace(WHOLE, weights="absent"))])
     assert result.recommended is None
     assert "No checkpoint here can be resumed" in result.explanation
+
+
+def test_the_newest_checkpoint_of_a_run_comes_first(fixtures: Path) -> None:
+    answer = explain_resume(open_run(fixtures / "resumed"))
+    assert answer is not None
+    assert [item.path for item in answer.checkpoints] == ["checkpoint-16", "checkpoint-12"]
+    assert "no step would be trained" in answer.explanation
