@@ -25,6 +25,7 @@ from ckpt_inspect.consolidate.files import (
     check_times,
     choose_prefix,
 )
+from ckpt_inspect.consolidate.holes import suspicious_values
 from ckpt_inspect.consolidate.named import collect_named
 from ckpt_inspect.consolidate.plan import Plan
 from ckpt_inspect.consolidate.problems import Problem, Refusal, note, refuse, warn
@@ -205,10 +206,11 @@ def _prove_values(draft: Draft, model: ModelState, states: Sequence[OptimizerSta
         draft.problems += found
         draft.facts.update(facts)
         draft.problems += nonzero_padding(draft.trainables, states, indexes, files)
+        paths = {number: state.path for number, state in enumerate(states)}
+        draft.problems += suspicious_values(draft.trainables, paths, files)
         agreement = compare(draft.trainables, copies_in_module(model, listed), files, depth)
     if agreement.elements or states[0].layout != "zero3":
         hint = f"; {found[0].message}" if found and found[0].level == "warning" else ""
-        paths = {number: state.path for number, state in enumerate(states)}
         draft.problems += judge(agreement, model.path, paths, depth, hint=hint)
     else:
         beside, found = compare_with_saved(tree, draft.selection.home, draft.trainables, states, listed, depth)

@@ -96,6 +96,15 @@ def _is_nan(bits: int, dtype: str) -> bool:
     return bits & mask > infinity
 
 
+def count_not_finite(data: bytes, dtype: str, *, swap: bool = False) -> int:
+    """Elements that are infinite or NaN; 0 for types that have neither."""
+    if dtype not in _NAN:
+        return 0
+    mask, infinity = _NAN[dtype]
+    width = {"F32": 4, "F64": 8}.get(dtype, 2)
+    return sum(word & mask >= infinity for word in _words(data[: len(data) // width * width], width, swap))
+
+
 def count_differences_fast(
     master: bytes, module: bytes, types: tuple[str, str], swaps: tuple[bool, bool], mode: Mode = "nearest"
 ) -> int:

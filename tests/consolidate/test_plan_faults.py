@@ -10,7 +10,7 @@ import pytest
 from ckpt_inspect.consolidate import problems as p
 from ckpt_inspect.consolidate.planning import find_problems, plan_consolidation
 from ckpt_inspect.errors import ConsolidationError, UnsupportedLayoutError, UsageError
-from consolidate.conftest import Written
+from consolidate.conftest import Written, small_model
 from consolidate.gathering import arrays
 
 Write = Callable[..., Written]
@@ -302,6 +302,31 @@ def test_addresses_nothing_confirms_are_refused_and_forceable(write: Write) -> N
     shutil.copy(other.model_file(), made.model_file())
     assert "param_slice_mappings" in refusal(made, p.SliceMappingError)
     assert any("forced: Z34" in warning for warning in plan_consolidation(made.directory, force=True).warnings)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_shard_full_of_zeros_looks_like_a_hole(write: Write, stage: int) -> None:
+    from ckpt_inspect.formats.torch_archive import open_torch
+    from ckpt_inspect.storage import LocalFile
+
+    made = write(world=2, stage=stage, optimizer="sgd")
+    data = bytearray(made.optimizer(1).read_bytes())
+    with LocalFile(made.optimizer(1)) as file:
+        for _, tensor in open_torch(file).tensors():
+            start = tensor.file_offset or 0
+            data[start : start + tensor.nbytes] = bytes(tensor.nbytes)
+    made.optimizer(1).write_bytes(data)
+    plan = plan_consolidation(made.directory, force=stage == 2)
+    assert any("Z26" in text and "of rank 1 are zero" in text for text in plan.warnings)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_told(write: Write, value: float) -> None:
+    model = small_model()
+    model.parameters[2].values[:] = value
+    for stage in (1, 3):
+        warnings = plan_consolidation(write(world=2, stage=stage, model=model, exclude_frozen=True).directory).warnings
+        assert [text for text in warnings if "Z26" in text and "layers.2.weight" in text]
 
 
 def test_find_problems_collects_without_raising(write: Write) -> None:
