@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ckpt_inspect.formats.fault_log import FaultLog
 from ckpt_inspect.formats.pickle_machine import DEFAULT, PickleLimits, PickleProgram, run_pickle
+from ckpt_inspect.formats.pickle_memory import PickleMemory
 from ckpt_inspect.formats.sniff import sniff
 from ckpt_inspect.formats.torch_legacy import open_legacy
 from ckpt_inspect.formats.torch_opened import Era, TorchArchive
@@ -29,11 +30,14 @@ _NOT_TORCH = {
 }
 
 
-def open_torch(source: ByteSource, limits: PickleLimits = DEFAULT) -> TorchArchive:
-    """Open a file of any era; never raises for its content, `faults` and `era` say what it is."""
+def open_torch(source: ByteSource, limits: PickleLimits = DEFAULT, memory: PickleMemory | None = None) -> TorchArchive:
+    """Open a file of any era; never raises for its content, `faults` and `era` say what it is.
+
+    `memory` spares interpreting a pickle again when many files are opened that hold the same one.
+    """
     kind = sniff(source)
     if kind == "zip":
-        return open_zip(source, limits)
+        return open_zip(source, limits, memory)
     if kind == "legacy-torch":
         return open_legacy(source, limits)
     if kind == "pickle":

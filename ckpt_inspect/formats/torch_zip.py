@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from ckpt_inspect.formats.fault_log import FaultLog, FormatLimitError
 from ckpt_inspect.formats.pickle_machine import PickleLimits, PickleProgram, run_pickle
+from ckpt_inspect.formats.pickle_memory import PickleMemory
 from ckpt_inspect.formats.sniff import sniff
 from ckpt_inspect.formats.torch_opened import Byteorder, TorchArchive
 from ckpt_inspect.formats.torch_storages import claimed_storages
@@ -32,13 +33,13 @@ _MAX_EXTRA_LOOKED_AT = 64
 _VERSIONS = range(1, 11)
 
 
-def open_zip(source: ByteSource, limits: PickleLimits) -> TorchArchive:
+def open_zip(source: ByteSource, limits: PickleLimits, memory: PickleMemory | None = None) -> TorchArchive:
     """Open a zip; one without ``data.pkl`` has era "unknown"."""
     log = FaultLog()
     directory = read_zip_directory(source)
     root = _root(directory, log)
     budget = InflateBudget()
-    program = _run(source, directory, f"{root}data.pkl", budget, limits, log)
+    program = _run(source, directory, f"{root}data.pkl", budget, limits, log, memory)
     if program is None:
         if not directory.find(f"{root}data.pkl"):
             log.add("torch-no-data-pkl", "the archive holds no data.pkl, so torch.load does not read it")
@@ -96,6 +97,7 @@ def _run(
     budget: InflateBudget,
     limits: PickleLimits,
     log: FaultLog,
+    memory: PickleMemory | None = None,
 ) -> PickleProgram | None:
     member = directory.find(name)
     if member is None:
@@ -107,7 +109,7 @@ def _run(
         return None
     if member.method != 0:
         log.add("torch-compressed", "data.pkl is compressed: somebody packed the archive again", place=name)
-    program = run_pickle(content, limits=limits)
+    program = run_pickle(content, limits=limits) if memory is None else memory.run(content, limits)
     if program.end < content.size and program.coverage == "complete":
         log.add("torch-pickle-trailing", f"{content.size - program.end} bytes follow the pickle", place=name)
     return program

@@ -5,7 +5,6 @@ Every function also gives the faults met and the name of the format; none raises
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from ckpt_inspect.artifacts.fsdp import DcpDirectory
@@ -14,15 +13,17 @@ from ckpt_inspect.formats.dcp_metadata import item_tensor
 from ckpt_inspect.formats.dcp_types import DcpTensor
 from ckpt_inspect.formats.dtypes import BY_NAME
 from ckpt_inspect.formats.fault import Fault
+from ckpt_inspect.formats.pickle_memory import PickleMemory
+from ckpt_inspect.formats.pickle_nodes import Call
 from ckpt_inspect.formats.safetensors_header import read_safetensors_header
 from ckpt_inspect.formats.sniff import sniff
 from ckpt_inspect.formats.torch_archive import open_torch
+from ckpt_inspect.formats.torch_paths import tensor_paths
 from ckpt_inspect.formats.torch_types import Tensor
 from ckpt_inspect.storage import ByteSource, LocalTree
 from ckpt_inspect.tensors.rows import Chunk, TensorRow
 
 _TORCH = ("zip", "legacy-torch", "pickle")
-_SAME_FILE = 8 << 20  # files up to this size are compared with the one before: ranks write equal ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,14 @@ class FileTensors:
 
 
 class FileReader:
-    """Reads files of one tree one after another; of equal neighbours only the first is parsed."""
+    """Reads files of one tree one after another; what ranks write alike is interpreted once."""
 
     def __init__(self, tree: LocalTree, prefix: str = "") -> None:
         self._tree = tree
         self._prefix = prefix
-        self._previous: tuple[bytes, FileTensors] | None = None
+        self._memory = PickleMemory()
+        self._main: object = None
+        self._paths: tuple[tuple[str, Call], ...] = ()
 
     def read(self, path: str) -> FileTensors:
         """The rows of the file at `path` of the tree."""
@@ -51,38 +54,31 @@ class FileReader:
             return FileTensors("unreadable", (), (Fault("unreadable", error.what),))
 
     def _read(self, source: ByteSource, shown: str) -> FileTensors:
-        digest = b""
-        if source.size <= _SAME_FILE:
-            digest = hashlib.sha256(source.read_at(0, source.size)).digest()
-            if self._previous is not None and self._previous[0] == digest:
-                known = self._previous[1]
-                return FileTensors(known.format, tuple(row._replace(file=shown) for row in known.rows), known.faults)
-        found = read_source(source, shown)
-        self._previous = (digest, found) if digest else None
-        return found
+        kind = sniff(source)
+        if kind in _TORCH:
+            return self._torch(source, shown)
+        if kind == "safetensors" or shown.endswith(".safetensors"):
+            header = read_safetensors_header(source)
+            rows = tuple(
+                TensorRow(name, dtype, shape, end - begin, shown, offset)
+                for name, dtype, shape, begin, end, offset in header.tensors
+            )
+            return FileTensors("safetensors", rows, header.faults)
+        archive = open_torch(source)  # says what it is instead
+        return FileTensors(kind, (), archive.faults)
 
-
-def read_source(source: ByteSource, shown: str) -> FileTensors:
-    """The rows of one file, called `shown` in them."""
-    kind = sniff(source)
-    if kind in _TORCH:
-        return _torch(source, shown)
-    if kind == "safetensors" or shown.endswith(".safetensors"):
-        header = read_safetensors_header(source)
+    def _torch(self, source: ByteSource, shown: str) -> FileTensors:
+        archive = open_torch(source, memory=self._memory)
+        faults = archive.faults  # looks at every tensor, from the inside out
+        if archive.main is not None and archive.main is not self._main:
+            self._main, self._paths = archive.main, tuple(tensor_paths(archive.main.value))
+        big = archive.byteorder == "big"
         rows = tuple(
-            TensorRow(name, dtype, shape, end - begin, shown, offset)
-            for name, dtype, shape, begin, end, offset in header.tensors
+            torch_row(name, tensor, shown, big_endian=big)
+            for name, node in (self._paths if archive.main is not None else ())
+            if (tensor := archive.tensor(node)) is not None
         )
-        return FileTensors("safetensors", rows, header.faults)
-    archive = open_torch(source)  # says what it is instead
-    return FileTensors(kind, (), archive.faults)
-
-
-def _torch(source: ByteSource, shown: str) -> FileTensors:
-    archive = open_torch(source)
-    big = archive.byteorder == "big"
-    rows = tuple(torch_row(name, tensor, shown, big_endian=big) for name, tensor in archive.tensors())
-    return FileTensors("torch", rows, archive.faults)
+        return FileTensors("torch", rows, faults)
 
 
 def torch_row(name: str, tensor: Tensor, shown: str, *, big_endian: bool) -> TensorRow:
