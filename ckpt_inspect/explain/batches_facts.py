@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect.explain.batches_world import WorldEvidence, world_evidence
-from ckpt_inspect.explain.numbers import is_number
+from ckpt_inspect.explain.numbers import is_number, is_step
 from ckpt_inspect.explain.version import VersionEvidence, newest_training_args, run_version
 
 if TYPE_CHECKING:
@@ -122,16 +122,16 @@ class BatchRecords:
         if state is None:
             return
         entries_rounded = self.version.has("epoch_unrounded") is not True
-        if not rounded and state.global_step and state.epoch:
-            yield state.global_step, state.epoch
+        if not rounded and is_step(state.global_step) and _is_epoch(state.epoch):
+            yield state.global_step, float(state.epoch or 0)
             for checkpoint in self.run.checkpoints[-8:]:
                 older = checkpoint.trainer_state
-                if older is not None and older.global_step and older.epoch and older.epoch <= state.epoch:
-                    yield older.global_step, older.epoch
+                if older is not None and is_step(older.global_step) and _is_epoch(older.epoch):
+                    yield older.global_step, float(older.epoch or 0)
         if rounded is entries_rounded:
             for entry in state.log_history:
-                if entry.step and entry.epoch is not None and entry.kind == "train":
-                    yield entry.step, entry.epoch
+                if is_step(entry.step) and _is_epoch(entry.epoch) and entry.kind == "train":
+                    yield entry.step, float(entry.epoch or 0)
 
     @cached_property
     def summary(self) -> Mapping[str, Any]:
@@ -160,3 +160,8 @@ class BatchRecords:
         return self.arguments is not None and any(
             self.arguments.flag(name) is True for name in ("packing", "neat_packing", "group_texts")
         )
+
+
+def _is_epoch(value: object) -> bool:
+    """An epoch a run can have reached."""
+    return isinstance(value, int | float) and 1e-9 < value < _MANY

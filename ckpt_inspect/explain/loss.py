@@ -22,7 +22,7 @@ from ckpt_inspect.explain.loss_distortions import (
 )
 from ckpt_inspect.explain.loss_facts import LossRecords, Reported
 from ckpt_inspect.explain.loss_reconcile import LossFacts, Reconciliation, Verdict, reconcile
-from ckpt_inspect.explain.numbers import counted, listed, short
+from ckpt_inspect.explain.numbers import counted, is_step, listed, short
 from ckpt_inspect.printable import printable
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ def _distortion_facts(records: LossRecords) -> DistortionFacts:
     entries: tuple[dict[str, Any], ...] = ()
     tokens_per_row = None
     if state is not None:
-        entries = tuple(entry.values for entry in state.train)
+        entries = tuple(entry.values for entry in state.train if is_step(entry.values.get("step")))
         evals = tuple(
             (entry.step, float(value))
             for entry in state.evals

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ckpt_inspect.explain.answer import Evidence
 from ckpt_inspect.explain.loss_arithmetic import Course, course
 from ckpt_inspect.explain.loss_reconcile import Divisor, LossFacts
-from ckpt_inspect.explain.numbers import is_number
+from ckpt_inspect.explain.numbers import MOST_STEPS, is_number, is_step
 from ckpt_inspect.explain.version import VersionEvidence, newest_training_args, run_version
 
 if TYPE_CHECKING:
@@ -127,9 +127,10 @@ class LossRecords:
     def global_step(self) -> int | None:
         """The step training ended at."""
         if self.state is not None:
-            if self.state.summary is not None and self.state.summary.step is not None:
+            if self.state.summary is not None and is_step(self.state.summary.step):
                 return self.state.summary.step
-            if self.state_path == "trainer_state.json" or self._checkpoint_is_last:
+            root = self.state_path == "trainer_state.json"
+            if (root or self._checkpoint_is_last) and is_step(self.state.global_step):
                 return self.state.global_step
         by_epoch = self._step_by_epoch()
         if by_epoch is not None:
@@ -156,7 +157,7 @@ class LossRecords:
         nearest = min(planned, key=lambda steps: abs(steps - estimate), default=None)
         if nearest is not None and abs(nearest - estimate) <= max(1.0, 0.005 * nearest):
             return nearest
-        return round(estimate)
+        return round(estimate) if 0 < estimate <= MOST_STEPS else None
 
     @property
     def _checkpoint_is_last(self) -> bool:
@@ -192,13 +193,14 @@ class LossRecords:
     @property
     def _forced_start(self) -> int | None:
         summaries = [entry for entry in self.session_entries if entry.kind == "summary"]
-        return summaries[-2].step if len(summaries) >= 2 else None
+        start = summaries[-2].step if len(summaries) >= 2 else None
+        return start if is_step(start) else None
 
     def _possible_starts(self) -> Iterator[int]:
         """Steps at which a checkpoint was, or may have been, written."""
         end = self.global_step or 0
         for checkpoint in self.run.checkpoints:
-            if checkpoint.step is not None and checkpoint.step < end:
+            if is_step(checkpoint.step) and checkpoint.step < end:
                 yield checkpoint.step
         state = self.state
         if state is None:
@@ -206,7 +208,7 @@ class LossRecords:
         every = state.save_steps
         if every is not None and every >= 1 and end / every <= 2_000:
             yield from range(int(every), end, int(every))
-        yield from (entry.step for entry in state.evals if entry.step is not None and 0 < entry.step < end)
+        yield from (entry.step for entry in state.evals if is_step(entry.step) and 0 < entry.step < end)
 
     @cached_property
     def resume_signs(self) -> tuple[tuple[int, str], ...]:
@@ -284,7 +286,7 @@ class LossRecords:
 
 def _state_points(entries: tuple[LogEntry, ...]) -> Iterator[tuple[int, float]]:
     for entry in entries:
-        if entry.kind == "train" and entry.step is not None and entry.step >= 0:
+        if entry.kind == "train" and is_step(entry.step):
             value = entry.number("loss")
             if value is not None:
                 yield entry.step, float(value)
@@ -294,7 +296,7 @@ def _log_points(run: Run) -> Iterator[tuple[int, float]]:
     log = run.trainer_log
     for row in log.rows if log is not None else ():
         value = row.number("loss")
-        if row.current_steps is not None and row.current_steps >= 0 and value is not None:
+        if is_step(row.current_steps) and value is not None:
             yield row.current_steps, float(value)
 
 

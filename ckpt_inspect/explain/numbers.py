@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TypeGuard
 
 
 def is_number(value: object) -> bool:
     """An int or float that is no bool; NaN and infinities count."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+MOST_STEPS = 10**12  # no run has more; a larger number in a file is damage
+
+
+def is_step(value: object) -> TypeGuard[int]:
+    """A step a run can have reached."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_STEPS
 
 
 def median(values: Iterable[float]) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ckpt_inspect.explain import schedule_words as words
 from ckpt_inspect.explain.answer import Evidence
-from ckpt_inspect.explain.numbers import counted, plainly
+from ckpt_inspect.explain.numbers import counted, is_step, plainly
 from ckpt_inspect.explain.schedule_fit import Fit, RatePoint, ScheduleFacts, StateRate, fit
 from ckpt_inspect.explain.schedule_formulas import Schedule, ScheduleError
 from ckpt_inspect.explain.schedule_infer import infer_schedule
@@ -113,21 +113,21 @@ class ScheduleRecords:
         if self.state is not None:
             for entry in self.state.train:
                 rate = entry.number("learning_rate")
-                if entry.step is not None and rate is not None and math.isfinite(rate):
+                if is_step(entry.step) and rate is not None and math.isfinite(rate):
                     yield entry.step, float(rate)
             return
         for row in self.run.trainer_log.rows if self.run.trainer_log is not None else ():
             rate = row.learning_rate
-            if row.kind == "train" and row.current_steps is not None and rate is not None and math.isfinite(rate):
+            if row.kind == "train" and is_step(row.current_steps) and rate is not None and math.isfinite(rate):
                 yield row.current_steps, float(rate)
 
     @cached_property
     def total(self) -> int | None:
         """The planned number of steps."""
-        if self.state is not None and self.state.max_steps and self.state.max_steps > 0:
+        if self.state is not None and self.state.max_steps and is_step(self.state.max_steps):
             return self.state.max_steps
         log = self.run.trainer_log
-        planned = [row.total_steps for row in log.rows if row.total_steps] if log is not None else []
+        planned = [row.total_steps for row in log.rows if is_step(row.total_steps)] if log is not None else []
         return planned[-1] if planned else None
 
     @cached_property
@@ -136,7 +136,7 @@ class ScheduleRecords:
         found = []
         for checkpoint in self.run.checkpoints[-STATES_READ:]:
             scheduler = checkpoint.scheduler
-            if scheduler is not None and scheduler.last_epoch is not None and scheduler.last_lr:
+            if scheduler is not None and is_step(scheduler.last_epoch) and scheduler.last_lr:
                 step = checkpoint.step if checkpoint.step is not None else scheduler.last_epoch
                 found.append(StateRate(step, scheduler.last_epoch, scheduler.last_lr[0]))
         return tuple(found)
@@ -156,14 +156,14 @@ class ScheduleRecords:
         found = {
             checkpoint.trainer_state.max_steps
             for checkpoint in self.run.checkpoints[-STATES_READ:]
-            if checkpoint.trainer_state is not None and checkpoint.trainer_state.max_steps
+            if checkpoint.trainer_state is not None and is_step(checkpoint.trainer_state.max_steps)
         }
         return tuple(sorted(found - {self.total}))
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
         """Steps of the checkpoints."""
-        return tuple(item.step for item in self.run.checkpoints if item.step is not None)
+        return tuple(item.step for item in self.run.checkpoints if is_step(item.step))
 
     @property
     def may_skip(self) -> bool:
