@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Protocol
 
 
@@ -29,3 +30,26 @@ class NullProgress:
 
     def finish(self) -> None:
         """Ignore it."""
+
+
+class SharedProgress:
+    """Passes on to an observer what several threads report, one at a time."""
+
+    def __init__(self, observer: Progress) -> None:
+        self._observer = observer
+        self._lock = threading.Lock()
+
+    def start(self, total: int, unit: str, label: str) -> None:
+        """Pass it on."""
+        with self._lock:
+            self._observer.start(total, unit, label)
+
+    def advance(self, amount: int) -> None:
+        """Pass it on."""
+        with self._lock:
+            self._observer.advance(amount)
+
+    def finish(self) -> None:
+        """Pass it on."""
+        with self._lock:
+            self._observer.finish()

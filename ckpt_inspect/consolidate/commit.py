@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import sys
 import time
@@ -284,7 +283,7 @@ def sync_directory(path: Path) -> None:
 
 
 def _partial_name(name: str, now_ns: int) -> str:
-    return f".{name}{MARK}{os.getpid()}.{now_ns:x}-{secrets.token_hex(3)}"
+    return f".{name}{MARK}{os.getpid()}.{now_ns:x}-{os.urandom(3).hex()}"
 
 
 def _parse_partial(path: Path, name: str) -> Partial | None:

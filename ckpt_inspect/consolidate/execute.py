@@ -24,7 +24,7 @@ from ckpt_inspect.consolidate.sources import SourceFiles
 from ckpt_inspect.consolidate.verify import reread
 from ckpt_inspect.errors import OutputError
 from ckpt_inspect.printable import printable
-from ckpt_inspect.progress import NullProgress, Progress
+from ckpt_inspect.progress import NullProgress, Progress, SharedProgress
 
 MOST_WORKERS = 4
 _RECORD_ESTIMATE = 1 << 20
@@ -71,7 +71,7 @@ def execute(
         UnreadableError: a shard cannot be read.
         VerificationError: what was written does not read back.
     """
-    progress = progress or NullProgress()
+    progress = SharedProgress(progress or NullProgress())
     with signals_as_errors(), Staging(target, replace=replace) as staging, deferred_while_cleaning():
         try:
             staging.reserve(composition.size + _RECORD_ESTIMATE)
