@@ -55,6 +55,8 @@ class CheckpointParts:
     missing_zero_ranks: tuple[int, ...] = ()
     zero_problem: str | None = None
     state_step: int | None = None
+    epoch: float | None = None
+    num_train_epochs: int | None = None
     max_steps: int | None = None
     lacks_fields: tuple[str, ...] = ()
     save_only_model: bool = False
@@ -159,7 +161,7 @@ def answer(pairs: Sequence[tuple[str, CheckpointParts]]) -> ResumeAnswer:
     exact = next((item for item in sound if item.verdict == "will"), None)
     usable = exact or next((item for item in sound if item.verdict == "will_differ"), None)
     newest = judged[0]
-    end = next((reason for reason in usable.reasons if "no step would be trained" in reason), None) if usable else None
+    end = next((reason for reason in usable.reasons if " is the last of " in reason), None) if usable else None
     if usable is None:
         explanation = f"No checkpoint here can be resumed from. {newest.path}: {_first(newest)}"
     elif usable is newest:
@@ -305,12 +307,22 @@ def _divergence(parts: CheckpointParts) -> list[Reason]:
 
 
 def _end(parts: CheckpointParts) -> list[Reason]:
-    if parts.max_steps and parts.state_step is not None and parts.state_step >= parts.max_steps:
-        return [
-            Reason(
-                "note",
-                f"step {parts.state_step} is the last of {parts.max_steps}: no step would be trained until max_steps or "
-                "num_train_epochs is raised, and a raised one moves the learning rate to its new schedule",
-            )
-        ]
-    return []
+    """At the last step: the Trainer compares with max_steps only after a step, so it trains one more, unless the last
+    epoch is over (measured: transformers 4.36 and 5.23)."""
+    if not parts.max_steps or parts.state_step is None or parts.state_step < parts.max_steps:
+        return []
+    over = None
+    if parts.epoch is not None and parts.num_train_epochs:
+        over = parts.epoch >= parts.num_train_epochs - 1e-6
+    what = {
+        True: "no step would be trained",
+        False: "one step more would be trained",
+        None: "at most one step would be trained",
+    }[over]
+    return [
+        Reason(
+            "note",
+            f"step {parts.state_step} is the last of {parts.max_steps}: {what}; to go on, raise max_steps or "
+            "num_train_epochs, which moves the learning rate to its new schedule",
+        )
+    ]

@@ -52,6 +52,8 @@ def parts_of(run: Run, checkpoint: Checkpoint) -> CheckpointParts:
         missing_zero_ranks=zero.missing_ranks if zero is not None else (),
         zero_problem=_zero_problem(checkpoint) if backend == "deepspeed" else None,
         state_step=state.global_step if state is not None else None,
+        epoch=state.epoch if state is not None else None,
+        num_train_epochs=state.num_train_epochs if state is not None else None,
         max_steps=state.max_steps if state is not None else None,
         lacks_fields=_lacks(checkpoint),
         save_only_model=arguments.get("save_only_model") is True,

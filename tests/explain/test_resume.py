@@ -47,7 +47,9 @@ def test_a_whole_checkpoint_resumes_exactly() -> None:
         (dict(state_step=9), "will_differ", "says step 9"),
         (dict(lacks_fields=("train_batch_size",)), "will_not", "TypeError"),
         (dict(lacks_fields=("stateful_callbacks",)), "will", "first save"),
-        (dict(state_step=30, step=30), "will", "no step would be trained"),
+        (dict(state_step=30, step=30), "will", "at most one step"),
+        (dict(state_step=30, step=30, epoch=2.5, num_train_epochs=3), "will", "one step more"),
+        (dict(state_step=30, step=30, epoch=3.0, num_train_epochs=3), "will", "no step would be trained"),
         (dict(interrupted="checkpoint-is-incomplete.txt is present"), "will_not", "incomplete"),
     ],
 )
@@ -99,4 +101,4 @@ def test_the_newest_checkpoint_of_a_run_comes_first(fixtures: Path) -> None:
     answer = explain_resume(open_run(fixtures / "resumed"))
     assert answer is not None
     assert [item.path for item in answer.checkpoints] == ["checkpoint-16", "checkpoint-12"]
-    assert "no step would be trained" in answer.explanation
+    assert "one step more would be trained" in answer.explanation
