@@ -108,11 +108,15 @@ def _scan_what_inflates(
 def _scan_around(
     source: ByteSource, directory: ZipDirectory, collector: Collector, nested: Nested, place: str, depth: int
 ) -> None:
-    """The bytes before the first member, and the comment."""
+    """The bytes before the first member and behind the end, and the comment."""
     starts = [member.header_offset for member in directory.members]
     first = min(starts, default=0)
     if first > 0:
         nested(SliceSource(source, 0, first), f"{place}@0", depth + 1, sure=False)
+    for fault in directory.faults:
+        if fault.kind == "zip-trailing" and fault.offset is not None:
+            rest = SliceSource(source, fault.offset, source.size - fault.offset)
+            nested(rest, f"{place}@{fault.offset}", depth + 1, sure=False)
     if directory.comment:
         comment = BytesSource(directory.comment)
         scan_bytes(comment, collector, f"{place}!(comment)")

@@ -67,6 +67,8 @@ class Examiner:
                 collector.note("scan-nesting", "suspicious", "archives lie deeper than they are followed", place=place)
                 collector.cover("partial")
             return
+        if kind == "pickle" and depth == 0 and self._may_be_text(source):
+            self.format = kind = "unknown"
         if kind in _TORCH:
             self._torch(kind, source, place, depth, sure=sure)
         elif kind == "tar":
@@ -89,6 +91,9 @@ class Examiner:
                 scan_safetensors(source, collector, place)
         elif kind == "json":
             scan_json(source, collector, place, self._name if depth == 0 else place)
+        elif kind == "elf":
+            if sure:
+                collector.note("scan-executable", "suspicious", "a program of an operating system", place=place)
         elif kind == "gguf":
             scan_gguf(source, collector, place)
         elif kind == "unknown":
@@ -103,6 +108,10 @@ class Examiner:
             scan_text(source, collector, place)
         if kind not in ("zip", "unknown") and kind not in _COMPRESSED:
             self._second_identity(kind, source, place, depth)
+
+    def _may_be_text(self, source: ByteSource) -> bool:
+        """Whether it only looks like a pickle of protocol 0: a list of words that begins "cat", "dog" does."""
+        return source.read_at(0, 1) != b"\x80" and _LOADED_NAMES.search(self._name) is None
 
     def _torch(self, kind: str, source: ByteSource, place: str, depth: int, *, sure: bool) -> None:
         collector = self._collector

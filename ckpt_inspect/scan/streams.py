@@ -8,6 +8,7 @@ from ckpt_inspect.scan.collector import Collector
 from ckpt_inspect.scan.documents import scan_program_text
 from ckpt_inspect.scan.nested import Nested
 from ckpt_inspect.scan.programs import ProgramJudge
+from ckpt_inspect.scan.tiers import standing_of
 from ckpt_inspect.storage import ByteSource, BytesSource, SliceSource
 
 _GLANCE = PickleLimits(opcodes=8192, text_total=1 << 20)
@@ -37,17 +38,14 @@ def scan_stream(
     position = 0
     announced = _LEGACY_PICKLES if storages_end is not None else 1
     for number in range(collector.limits.pickles_per_stream):
-        if number < len(programs):
-            program = programs[number]
-        else:
-            if position >= source.size:
-                return
-            program = run_pickle(source, position)
-            if number >= announced:
-                if not _is_pickle(source, program):
-                    break
-                what = "another pickle follows the end of the first"
-                collector.note("scan-second-pickle", "suspicious", what, place=place, offset=position)
+        if position >= source.size and number >= len(programs):
+            return
+        program = programs[number] if number < len(programs) else run_pickle(source, position)
+        if number >= announced:
+            if not _is_pickle(source, program):
+                break
+            what = "another pickle follows the end of the first"
+            collector.note("scan-second-pickle", "suspicious", what, place=place, offset=position)
         judge_program(program, source, collector, judge, nested, place, depth)
         position = program.end
         if program.coverage != "complete":
@@ -170,7 +168,9 @@ def _does_something(program: PickleProgram) -> bool:
         return False
     if not all(_plausible(event) for event in named[:64]):
         return False
-    return any(type(event) is Call for event in program.events) or program.protocol >= 2
+    if any(type(event) is Call for event in program.events) or program.protocol >= 2:
+        return True
+    return any(standing_of(event.module, event.name).tier == "T3" for event in named[:64])
 
 
 def _plausible(found: Global) -> bool:
