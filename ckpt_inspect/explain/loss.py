@@ -21,7 +21,8 @@ from ckpt_inspect.explain.loss_distortions import (
     without_masked,
 )
 from ckpt_inspect.explain.loss_facts import LossRecords, Reported
-from ckpt_inspect.explain.loss_reconcile import LossFacts, Reconciliation, Verdict, reconcile
+from ckpt_inspect.explain.loss_reconcile import reconcile
+from ckpt_inspect.explain.loss_terms import LossFacts, Reconciliation, Verdict
 from ckpt_inspect.explain.numbers import counted, is_step, listed, short
 from ckpt_inspect.printable import printable
 

@@ -9,6 +9,7 @@ weighted by their length, not counted.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -95,8 +96,46 @@ def rounding_error(parts: Sequence[LossWindow], *, rounded: bool) -> float:
     """
     if not rounded or not parts:
         return 0.0
-    spread = math.sqrt(sum(part.steps**2 for part in parts)) * ROUNDING / math.sqrt(3)
-    return min(5 * spread, ROUNDING * sum(part.steps for part in parts))
+    return _rounding(sum(part.steps**2 for part in parts), sum(part.steps for part in parts))
+
+
+def _rounding(squares: float, steps: int) -> float:
+    return min(5 * math.sqrt(squares / 3), steps) * ROUNDING
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSum:
+    """What one session logged: the sum of its step losses, how far rounding may have moved it, its last logged step."""
+
+    logged: float
+    error: float
+    last: int
+
+
+class Sums:
+    """Sums over the windows after any start, in logarithmic time: many starts are tried on long logs."""
+
+    def __init__(self, points: Sequence[LossPoint], *, rounded: bool) -> None:
+        self._points = points
+        self._steps = [point.step for point in points]
+        self._rounded = rounded
+        logged, squares = 0.0, 0.0
+        self._logged, self._squares = [0.0] * (len(points) + 1), [0.0] * (len(points) + 1)
+        for index in range(len(points) - 1, -1, -1):
+            self._logged[index], self._squares[index] = logged, squares  # of the windows after entry `index`
+            length = self._steps[index] - (self._steps[index - 1] if index else 0)
+            logged += points[index].value * length
+            squares += float(length) ** 2
+
+    def after(self, start: int) -> SessionSum:
+        """The sums of a session that began at `start`."""
+        index = bisect_right(self._steps, start)
+        if index == len(self._steps):
+            return SessionSum(0.0, 0.0, start)
+        length = self._steps[index] - start
+        logged = self._logged[index] + self._points[index].value * length
+        error = _rounding(self._squares[index] + float(length) ** 2, self._steps[-1] - start) if self._rounded else 0.0
+        return SessionSum(logged, error, self._steps[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +151,10 @@ class TailBounds:
         """Whether the mean is possible at all."""
         return math.isfinite(mean) and self.low <= mean <= self.high
 
+    def widened(self, slack: float) -> TailBounds:
+        """The bounds with `slack` (loss units) added on both sides, for rounding."""
+        return TailBounds(self.low - slack, self.high + slack, self.near_low - slack, self.near_high + slack)
+
     def is_near(self, mean: float) -> bool:
         """Whether it lies where the last entries make it likely."""
         return math.isfinite(mean) and self.near_low <= mean <= self.near_high
@@ -120,8 +163,8 @@ class TailBounds:
 RECENT = 5
 
 
-def tail_bounds(points: Sequence[LossPoint], slack: float = 0.0) -> TailBounds | None:
-    """Bounds from the last logged values; `slack` (loss units) is added for rounding. None without any entry.
+def tail_bounds(points: Sequence[LossPoint]) -> TailBounds | None:
+    """Bounds from the last logged values. None without any entry.
 
     Possible: a fifth of the smallest to five times the largest of the last five values (losses that take both signs,
     as in preference or policy training: as far beyond them as they reach). Near: their range, widened by its own
@@ -134,10 +177,8 @@ def tail_bounds(points: Sequence[LossPoint], slack: float = 0.0) -> TailBounds |
     reach = max(abs(low), abs(high))
     near = (high - low) + 0.1 * reach
     if low >= 0 and all(point.value >= 0 for point in points if math.isfinite(point.value)):
-        bounds = (0.2 * low, 5 * high, max(0.0, low - near), high + near)
-    else:
-        bounds = (low - 4 * reach, high + 4 * reach, low - near, high + near)
-    return TailBounds(bounds[0] - slack, bounds[1] + slack, bounds[2] - slack, bounds[3] + slack)
+        return TailBounds(0.2 * low, 5 * high, max(0.0, low - near), high + near)
+    return TailBounds(low - 4 * reach, high + 4 * reach, low - near, high + near)
 
 
 def smoothing_weight(count: int) -> float:

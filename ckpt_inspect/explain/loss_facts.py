@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect.explain.answer import Evidence
 from ckpt_inspect.explain.loss_arithmetic import Course, course
-from ckpt_inspect.explain.loss_reconcile import Divisor, LossFacts
+from ckpt_inspect.explain.loss_terms import Divisor, LossFacts
 from ckpt_inspect.explain.numbers import MOST_STEPS, is_number, is_step
 from ckpt_inspect.explain.version import VersionEvidence, newest_training_args, run_version
 

@@ -12,103 +12,20 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from ckpt_inspect.explain.loss_arithmetic import (
-    LossPoint,
     LossWindow,
+    Sums,
     TailBounds,
     rounding_error,
     tail_bounds,
     total,
     windows,
 )
-
-Verdict = Literal[
-    "average_of_all_steps",
-    "average_with_unlogged_tail",
-    "resumed_sum_over_all_steps",
-    "average_since_resume",
-    "no_step_trained",
-    "not_reproduced",
-    "not_logged",
-]
-Divisor = Literal["global_step", "steps_of_session"]
+from ckpt_inspect.explain.loss_terms import LossFacts, Reconciliation, Tail, Verdict
 
 RELATIVE = 1e-5  # float32 accumulation of micro-batch losses
 MOST_CANDIDATES = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class LossFacts:
-    """What the reconciliation stands on.
-
-    Attributes:
-        points: logged training losses in increasing step order.
-        reported: `train_loss`.
-        global_step: the step the call ended at; None when not known.
-        divisors: the divisors the transformers version allows.
-        rounded: whether logged losses were rounded to 4 decimals.
-        starts: steps at which a resume is likely (evidence in the directory), best first.
-        checkpoints: steps of the checkpoints, and other steps a call may have begun at (multiples of save_steps).
-        forced_start: the step of an earlier summary in the same history: the call began there.
-        executed: steps the call ran according to its own speeds, with their uncertainty; from 5.19.
-        excerpt: entries may be missing within the log, so a long gap is no long window.
-    """
-
-    points: Sequence[LossPoint]
-    reported: float
-    global_step: int | None
-    divisors: tuple[Divisor, ...] = ("global_step", "steps_of_session")
-    rounded: bool = True
-    starts: tuple[int, ...] = ()
-    checkpoints: tuple[int, ...] = ()
-    forced_start: int | None = None
-    executed: tuple[float, float] | None = None
-    excerpt: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """Steps that no log entry covers: how many, the mean loss they must have had, and what is possible.
-
-    `inner` of them lie before the last entry, where entries are missing from the log.
-    """
-
-    steps: int
-    mean: float
-    low: float
-    high: float
-    inner: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Reconciliation:
-    """How the reported value comes about.
-
-    Attributes:
-        verdict: see DESIGN: which rule fits.
-        recomputed: the value the rule gives; with a tail, the tail at the value that fits it, kept within its bounds.
-        relative_error: |recomputed - reported| / |reported|.
-        start: the step the train() call began at; None when unknown.
-        divisor: what the sum was divided by.
-        windows: the windows of the session.
-        tail: the unlogged steps, None without.
-        session_mean: the mean over the steps the call trained: the number people expect `train_loss` to be.
-        others: further starts that would fit as well.
-        reason: for not_reproduced and not_logged: why, in words.
-    """
-
-    verdict: Verdict
-    recomputed: float | None
-    relative_error: float | None
-    start: int | None
-    divisor: int | None
-    windows: tuple[LossWindow, ...]
-    tail: Tail | None
-    session_mean: float | None
-    others: tuple[int, ...] = ()
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +34,21 @@ class _Fit:
 
     start: int
     divisor: int
-    windows: tuple[LossWindow, ...]
+    logged: float
     tail: Tail | None
     near: bool
     distance: float
+    kept: tuple[LossWindow, ...] | None = None
+
+
+class _Log:
+    """The logged losses with what every hypothesis needs of them, worked out once."""
+
+    def __init__(self, facts: LossFacts) -> None:
+        self.facts = facts
+        self.end = facts.global_step or 0
+        self.sums = Sums(facts.points, rounded=facts.rounded)
+        self.bounds = tail_bounds(facts.points)
 
 
 def reconcile(facts: LossFacts) -> Reconciliation:
@@ -144,7 +72,11 @@ def reconcile(facts: LossFacts) -> Reconciliation:
         return Reconciliation("no_step_trained", 0.0, 0.0, facts.global_step, None, (), None, None)
     if facts.excerpt and (partial := _with_holes(facts)) is not None:
         return _accepted(facts, partial, ())
-    whole, resumed = _fit(facts, 0, facts.global_step), _resumed(facts)
+    log = _Log(facts)
+    whole = _fit(log, 0, log.end)
+    if whole is not None and whole.tail is None and not _by_speed(facts):
+        return _accepted(facts, whole, ())  # an exact sum over many entries does not happen by chance
+    resumed = _resumed(log)
     if whole is not None and _prefers_whole(facts, whole, resumed):
         return _accepted(facts, whole, resumed)
     if resumed:
@@ -156,33 +88,33 @@ def reconcile(facts: LossFacts) -> Reconciliation:
 
 def _prefers_whole(facts: LossFacts, whole: _Fit, resumed: Sequence[_Fit]) -> bool:
     """Whether "one session from step 0" is to be believed, given that it fits and the resumes that fit as well."""
-    if whole.tail is None:  # an exact sum over hundreds of entries does not happen by chance
+    speed = _by_speed(facts)
+    if any(fit.start in speed for fit in resumed):
+        return False  # the call itself counted fewer steps than the run has
+    if whole.tail is None:
         return True
-    backed = [fit for fit in resumed if fit.start in facts.starts]
-    if any(fit.near for fit in backed):
+    if any(fit.near and fit.start in facts.starts for fit in resumed):
         return False  # the directory itself says that the run was resumed there
     return whole.near or not any(fit.near and fit.start in facts.checkpoints for fit in resumed)
 
 
-def _fit(facts: LossFacts, start: int, divisor: int) -> _Fit | None:
+def _fit(log: _Log, start: int, divisor: int) -> _Fit | None:
     """The hypothesis "began at `start`, divided by `divisor`", if the numbers allow it."""
-    end = facts.global_step
-    if end is None or divisor <= 0 or start >= end:
+    if divisor <= 0 or start >= log.end:
         return None
-    parts = windows(facts.points, start)
-    logged = total(parts)
-    error = rounding_error(parts, rounded=facts.rounded)
-    missing = facts.reported * divisor - logged
-    unlogged = end - (parts[-1].end if parts else start)
+    session, reported = log.sums.after(start), log.facts.reported
+    missing, unlogged = reported * divisor - session.logged, log.end - session.last
     if unlogged == 0:
-        allowed = error + RELATIVE * max(abs(logged), abs(facts.reported * divisor)) + 1e-12
-        return _Fit(start, divisor, parts, None, True, 0.0) if abs(missing) <= allowed else None
-    bounds = tail_bounds(facts.points, slack=(error + RELATIVE * abs(logged)) / unlogged)
+        allowed = session.error + RELATIVE * max(abs(session.logged), abs(reported * divisor)) + 1e-12
+        return _Fit(start, divisor, session.logged, None, True, 0.0) if abs(missing) <= allowed else None
+    if log.bounds is None:
+        return None
+    bounds = log.bounds.widened((session.error + RELATIVE * abs(session.logged)) / unlogged)
     mean = missing / unlogged
-    if bounds is None or not bounds.allows(mean):
+    if not bounds.allows(mean):
         return None
     tail = _tail(bounds, mean, unlogged)
-    return _Fit(start, divisor, parts, tail, bounds.is_near(mean), _distance(bounds, mean))
+    return _Fit(start, divisor, session.logged, tail, bounds.is_near(mean), _distance(bounds, mean))
 
 
 def _with_holes(facts: LossFacts) -> _Fit | None:
@@ -197,13 +129,15 @@ def _with_holes(facts: LossFacts) -> _Fit | None:
     unlogged = end - parts[-1].end + inner
     if inner == 0 or unlogged <= 0:
         return None
-    logged = total(kept)
-    bounds = tail_bounds(facts.points, slack=rounding_error(kept, rounded=facts.rounded) / unlogged)
+    logged, plain = total(kept), tail_bounds(facts.points)
     mean = (facts.reported * end - logged) / unlogged
-    if bounds is None or not bounds.allows(mean):
+    if plain is None:
+        return None
+    bounds = plain.widened(rounding_error(kept, rounded=facts.rounded) / unlogged)
+    if not bounds.allows(mean):
         return None
     tail = _tail(bounds, mean, unlogged, inner)
-    return _Fit(0, end, kept, tail, bounds.is_near(mean), _distance(bounds, mean))
+    return _Fit(0, end, logged, tail, bounds.is_near(mean), _distance(bounds, mean), kept)
 
 
 def _tail(bounds: TailBounds, mean: float, steps: int, inner: int = 0) -> Tail:
@@ -217,18 +151,16 @@ def _distance(bounds: TailBounds, mean: float) -> float:
     return abs(mean - (bounds.near_low + bounds.near_high) / 2)
 
 
-def _resumed(facts: LossFacts) -> list[_Fit]:
+def _resumed(log: _Log) -> list[_Fit]:
     """Every resume the numbers allow, the most credible first."""
-    end = facts.global_step
-    if end is None:
-        return []
+    facts, end = log.facts, log.end
     starts = dict.fromkeys(
         start for start in (*_by_speed(facts), *facts.starts, *_grid(facts), *_solved(facts)) if 0 < start < end
     )
     found: list[_Fit] = []
     for start in starts:
         for divisor in facts.divisors:
-            fit = _fit(facts, start, end if divisor == "global_step" else end - start)
+            fit = _fit(log, start, end if divisor == "global_step" else end - start)
             if fit is not None:
                 found.append(fit)
     speed = _by_speed(facts)
@@ -290,7 +222,8 @@ def _is_sharp(facts: LossFacts, parts: Sequence[LossWindow], part: LossWindow) -
 
 def _accepted(facts: LossFacts, fit: _Fit, others: Sequence[_Fit]) -> Reconciliation:
     end = facts.global_step or 0
-    logged = total(fit.windows)
+    parts = windows(facts.points, fit.start) if fit.kept is None else fit.kept
+    logged = total(parts)
     tail_sum = 0.0 if fit.tail is None else min(max(fit.tail.mean, fit.tail.low), fit.tail.high) * fit.tail.steps
     recomputed = (logged + tail_sum) / fit.divisor
     backed = fit.start in (0, *facts.starts, *_by_speed(facts))
@@ -307,7 +240,7 @@ def _accepted(facts: LossFacts, fit: _Fit, others: Sequence[_Fit]) -> Reconcilia
         _relative(recomputed, facts.reported),
         fit.start,
         fit.divisor,
-        fit.windows,
+        parts,
         fit.tail,
         mean,
         () if backed else tuple(dict.fromkeys(item.start for item in others if item.start not in (0, fit.start)))[:5],
@@ -319,11 +252,12 @@ def _forced(facts: LossFacts) -> Reconciliation:
     start, end = facts.forced_start or 0, facts.global_step or 0
     if facts.reported == 0.0 and start >= end:
         return Reconciliation("no_step_trained", 0.0, 0.0, start, None, (), None, None)
+    log = _Log(facts)
     for divisor in facts.divisors:
-        fit = _fit(facts, start, end if divisor == "global_step" else end - start)
+        fit = _fit(log, start, end if divisor == "global_step" else end - start)
         if fit is not None:
             return _accepted(facts, fit, ())
-    whole = _fit(facts, 0, end)
+    whole = _fit(log, 0, end)
     if whole is not None and whole.tail is None:
         return _accepted(facts, whole, ())
     return _unexplained(facts, f"an earlier train() call ended at step {start}, and no rule gives the value from there")

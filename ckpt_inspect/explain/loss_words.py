@@ -10,7 +10,7 @@ from ckpt_inspect.explain.loss_arithmetic import LossPoint, LossWindow
 from ckpt_inspect.explain.numbers import apart, counted, listed, percent, short
 
 if TYPE_CHECKING:
-    from ckpt_inspect.explain.loss_reconcile import Reconciliation
+    from ckpt_inspect.explain.loss_terms import Reconciliation
 
 FLAT = 0.01  # a change of the mean between the last two quarters below this counts as none
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ckpt_inspect.explain.loss_arithmetic import (
     LossPoint,
+    Sums,
     course,
     rounding_error,
     smoothed,
@@ -100,3 +101,13 @@ def test_smoothing_starts_at_the_first_value_and_stays_within_the_range(values: 
     assert found[0] == values[0]
     assert len(found) == len(values)
     assert min(values) - 1e-9 <= min(found) <= max(found) <= max(values) + 1e-9
+
+
+@given(steps, st.integers(0, 1000), st.booleans())
+def test_sums_after_any_start_are_those_of_its_windows(ends: list[int], start: int, rounded: bool) -> None:
+    logged = points(*((end, math.cos(end)) for end in ends))
+    parts = windows(logged, start)
+    found = Sums(logged, rounded=rounded).after(start)
+    assert found.logged == pytest.approx(total(parts), abs=1e-9)
+    assert found.error == pytest.approx(rounding_error(parts, rounded=rounded))
+    assert found.last == (parts[-1].end if parts else start)

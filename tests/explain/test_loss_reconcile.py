@@ -10,7 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ckpt_inspect.explain.loss_arithmetic import course
-from ckpt_inspect.explain.loss_reconcile import LossFacts, Reconciliation, reconcile
+from ckpt_inspect.explain.loss_reconcile import reconcile
+from ckpt_inspect.explain.loss_terms import LossFacts, Reconciliation
 
 ERAS = [("global_step", True), ("steps_of_session", False)]  # divisor, and whether that era rounds its entries
 
