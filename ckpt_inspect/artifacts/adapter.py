@@ -75,9 +75,15 @@ class AdapterConfig:
         """The factor on a module's update, as PEFT computes it when it loads the adapter; None where there is none.
 
         Args:
-            module: the module's path in the base model, matched against `rank_pattern` and `alpha_pattern`.
+            module: the module's path in the base model, matched against `rank_pattern` and `alpha_pattern`; the path
+                of the parameter for one of `target_parameters`.
         """
         return _scaling(self, module)
+
+    def rank_of(self, module: str) -> int | None:
+        """The rank a module is configured to have: by `rank_pattern`, else `r`."""
+        rank = None if self.peft_type == "ADALORA" else _of_pattern(self.rank_pattern, module)
+        return rank if type(rank) is int else self.r
 
 
 def read_adapter_config(source: ByteSource) -> AdapterConfig:
@@ -241,9 +247,8 @@ def _scaling(config: AdapterConfig, module: str) -> float | None:
     if formula == "scaling":
         value = config.values.get("scaling")
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-    rank = None if config.peft_type == "ADALORA" else _of_pattern(config.rank_pattern, module)
+    rank = config.rank_of(module)
     alpha = _of_pattern(config.alpha_pattern, module)
-    rank = rank if rank is not None else config.r
     alpha = alpha if alpha is not None else config.alpha
     if alpha is None and formula == "alpha/r" and config.peft_type == "DEFT":
         return 1.0  # peft 0.21.2 deft/layer.py: no alpha, no scaling

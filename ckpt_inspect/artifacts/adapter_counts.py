@@ -35,6 +35,48 @@ def shared_elements(tensors: Iterable[AdapterTensor], config: AdapterConfig | No
     return repeated
 
 
+def compressed_elements(tensors: Iterable[AdapterTensor], config: AdapterConfig | None) -> int:
+    """Elements training had and the file has not: VB-LoRA may save only the largest `topk` of `num_vectors` logits.
+
+    (peft 0.21.2 tuners/vblora/model.py, `save_only_topk_weights`: topk indices and topk - 1 weights per row)
+    """
+    missing = 0
+    for tensor in tensors:
+        name = tensor.key.marker.name if tensor.key.marker is not None else ""
+        if name.endswith("_topk_weights"):
+            missing -= tensor.numel
+        elif name.endswith("_topk_indices") and config is not None and tensor.shape and tensor.shape[-1] > 0:
+            vectors = config.values.get("num_vectors")
+            missing += tensor.numel // tensor.shape[-1] * vectors if type(vectors) is int else 0
+    return missing
+
+
+def expert_counts(tensors: Iterable[AdapterTensor], config: AdapterConfig | None) -> dict[str, int]:
+    """Experts of each module named by `target_parameters`: its factors have `experts * rank` rows.
+
+    (peft 0.21.2 tuners/lora/layer.py:ParamWrapper) The rank of each parameter is the configured one; the count is told
+    where all factors of the module agree on it.
+    """
+    if config is None or not config.target_parameters:
+        return {}
+    possible: dict[str, set[int]] = {}
+    for tensor in tensors:
+        if tensor.role not in ("lora_A", "lora_B") or not tensor.rank:
+            continue
+        parameters = [name for name in config.target_parameters if _holds(tensor.module, name)]
+        ranks = {config.rank_of(f"{tensor.module}.{name.rpartition('.')[2]}") for name in parameters}
+        counts = {tensor.rank // rank for rank in ranks if rank and rank > 0 and tensor.rank % rank == 0}
+        if counts:
+            possible[tensor.module] = possible.get(tensor.module, counts) & counts
+    return {module: next(iter(counts)) for module, counts in possible.items() if len(counts) == 1}
+
+
+def _holds(module: str, parameter: str) -> bool:
+    """Whether a parameter's path ("mlp.experts.down_proj") ends in a parameter of a module."""
+    parent = parameter.rpartition(".")[0]
+    return module == parent or module.endswith(f".{parent}")
+
+
 def prompt_elements(config: AdapterConfig, saved: int) -> int:
     """Parameters of a prompt-learning type, given the elements of its saved tensors.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from ckpt_inspect.artifacts.adapter_counts import prompt_elements, shared_elements
+from ckpt_inspect.artifacts.adapter_counts import compressed_elements, expert_counts, prompt_elements, shared_elements
 from ckpt_inspect.artifacts.adapter_keys import ParsedKey, Role, embedding_names, parse_key
 from ckpt_inspect.artifacts.adapter_targets import is_saved_module
 from ckpt_inspect.formats.fault_log import FaultLog
@@ -69,6 +69,12 @@ class AdapterTensor:
     key: ParsedKey
 
     @property
+    def place(self) -> str:
+        """The wrapped module it belongs to: several parameters of one module nest, ``experts.base_layer``."""
+        nested = self.suffix.count("base_layer.") if self.role in _FACTORS else 0
+        return self.module + ".base_layer" * nested
+
+    @property
     def numel(self) -> int:
         """Elements."""
         return math.prod(self.shape)
@@ -100,7 +106,7 @@ class AdapterWeights:
         total = sum(tensor.numel for tensor in self.tensors if tensor.role in _TRAINED_ROLES)
         bare = {tensor.module for tensor in self.tensors if tensor.role == "saved_module"}
         total += sum(t.numel for t in self.tensors if t.role == "modules_to_save" and t.module not in bare)
-        total -= shared_elements(self.tensors, self._config)
+        total += compressed_elements(self.tensors, self._config) - shared_elements(self.tensors, self._config)
         return prompt_elements(self._config, total) if self._config is not None and self._config.prompt else total
 
     @cached_property
@@ -121,12 +127,17 @@ class AdapterWeights:
 
     @cached_property
     def ranks(self) -> Mapping[str, int]:
-        """The rank of every module whose shapes show one."""
+        """The rank of every module whose shapes show one, that of one expert where the module holds several."""
         found: dict[str, int] = {}
         for tensor in self.tensors:
             if tensor.rank is not None:
-                found.setdefault(tensor.module, tensor.rank)
+                found.setdefault(tensor.place, tensor.rank // self.experts.get(tensor.module, 1))
         return found
+
+    @cached_property
+    def experts(self) -> Mapping[str, int]:
+        """How many experts each module of `target_parameters` holds, where the shapes decide it."""
+        return expert_counts(self.tensors, self._config)
 
     @cached_property
     def layers(self) -> Mapping[str, tuple[int, ...]]:
@@ -134,7 +145,7 @@ class AdapterWeights:
         found: dict[str, set[int]] = {}
         for module in self.modules:
             parts = module.split(".")
-            index = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+            index = next((place for place, part in enumerate(parts) if part.isascii() and part.isdigit()), None)
             if index is not None and len(parts[index]) < 7:
                 found.setdefault(".".join(parts[:index]), set()).add(int(parts[index]))
         return {stack: tuple(sorted(numbers)) for stack, numbers in found.items()}
@@ -263,8 +274,7 @@ def _check(tensors: Iterable[AdapterTensor], faults: FaultLog) -> None:
         if tensor.role in _FACTORS:
             if len(tensor.shape) < 2 or 0 in tensor.shape:
                 faults.add("adapter-not-gathered", f"has the shape {list(tensor.shape)}", place=tensor.name)
-            place = f"{tensor.module}|{tensor.suffix.count('base_layer')}"  # nested experts are separate pairs
-            halves.setdefault(place, {})[tensor.role] = tensor
+            halves.setdefault(tensor.place, {})[tensor.role] = tensor
     for pair in halves.values():
         _check_pair(pair, faults)
 

@@ -330,6 +330,38 @@ def test_variants_of_lora_agree_with_the_library(tmp_path: Path, variant: str) -
     assert "unknown" not in {tensor.role for tensor in weights.tensors}
 
 
+@pytest.mark.parametrize("ranks", [{}, {"experts.down_proj": 3, "experts.gate_up_proj": 2}])
+@pytest.mark.parametrize(
+    "parameters", [["mlp.experts.gate_up_proj", "mlp.experts.down_proj"], ["mlp.experts.down_proj"]]
+)
+def test_adapters_of_fused_experts_have_the_ranks_of_the_library(tmp_path: Path, parameters: list, ranks: dict) -> None:
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    from peft.tuners.lora import LoraLayer
+
+    sizes = {"vocab_size": 64, "hidden_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 2, "head_dim": 8}
+    config = transformers.Qwen3MoeConfig(
+        **sizes, num_attention_heads=4, num_key_value_heads=4, num_experts=4, num_experts_per_tok=2
+    )
+    settings = peft.LoraConfig(r=4, target_parameters=parameters, target_modules=["q_proj"], rank_pattern=ranks)
+    model = peft.get_peft_model(transformers.Qwen3MoeForCausalLM(config), settings)
+    model.save_pretrained(tmp_path)
+    _, weights = adapter(tmp_path)
+    layers = {n: m for n, m in model.base_model.model.named_modules() if isinstance(m, LoraLayer)}
+    assert weights.ranks == {name: module.r["default"] for name, module in layers.items()}
+    assert set(weights.experts.values()) == {4}
+    assert weights.trainable_parameters == model.get_nb_trainable_parameters()[0]
+    assert weights.faults == ()
+
+
+def test_logits_vblora_saved_in_part_are_counted_whole(tmp_path: Path) -> None:
+    model = peft_model("VBLORA", {**TYPES["VBLORA"], "save_only_topk_weights": True})
+    model.save_pretrained(tmp_path)
+    _, weights = adapter(tmp_path)
+    # the library's own count is of the model in memory
+    assert weights.trainable_parameters == model.get_nb_trainable_parameters()[0]
+
+
 @pytest.mark.parametrize("formula", ["LOHA", "LOKR", "GRALORA", "RANDLORA", "PSOFT", "LILY", "PEANUT"])
 def test_the_scaling_of_other_types_is_that_of_the_library(tmp_path: Path, formula: str) -> None:
     model = peft_model(formula, TYPES[formula])
