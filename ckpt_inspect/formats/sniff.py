@@ -49,6 +49,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x7fELF", "elf"),
 )
 _ZLIB_HEADERS = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+_FIRST_OPCODE = 0x28  # MARK; no pickle opcode is smaller
 _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|\?xml)[\s>]", re.IGNORECASE)
 _JSON = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\{\s*[\"}]|\[\s*[\[{\"\]\d\-tfn])")
 
@@ -66,12 +67,12 @@ def sniff(source: ByteSource) -> str:
             return name
     if _LEGACY_TORCH.match(head):
         return "legacy-torch"
+    safetensors = _begins_safetensors(source, head)
     if len(head) >= 2 and head[0] == 0x80 and head[1] <= 5:
-        return "pickle"
-    if len(head) >= 9 and head[8:9] in (b"{", b" ", b"\n", b"\t") and b"{" in head[8:64]:
-        length = int.from_bytes(head[:8], "little")
-        if 2 <= length <= max(source.size - 8, 100_000_000):
-            return "safetensors"
+        # A header of 0x0580 bytes begins like a pickle of protocol 5, and goes on with what is no opcode.
+        return "safetensors" if safetensors and head[2] < _FIRST_OPCODE else "pickle"
+    if safetensors:
+        return "safetensors"
     if _is_tar(head):
         return "tar"
     if not head.strip(b"\x00"):
@@ -79,6 +80,13 @@ def sniff(source: ByteSource) -> str:
     name = _text_or_old_pickle(source, head)
     # A self-extracting archive: zip readers look for its end, whatever stands before it.
     return "zip" if name == "unknown" and last_archive_start(source) is not None else name
+
+
+def _begins_safetensors(source: ByteSource, head: bytes) -> bool:
+    """A length that may be, and a JSON object behind it."""
+    if len(head) < 9 or head[8:9] not in (b"{", b" ", b"\n", b"\t") or b"{" not in head[8:64]:
+        return False
+    return 2 <= int.from_bytes(head[:8], "little") <= max(source.size - 8, 100_000_000)
 
 
 def _is_tar(head: bytes) -> bool:

@@ -29,16 +29,16 @@ def run_rules(
     observer = progress or NullProgress()
     findings: dict[tuple[str, str, str | None, str], Finding] = {}
     for rule in selection.rules.values():
-        for subject in _subjects(run, rule, answers, observer):
+        for subject in _subjects(run, rule, answers, observer, thorough=selection.thorough):
             for finding in _apply(rule, subject, selection.severities[rule.code]):
                 findings.setdefault((finding.rule, finding.path, finding.tensor, finding.message), finding)
     return worst_first(findings.values())
 
 
-def _subjects(run: Run, rule: Rule, answers: Answers, progress: Progress) -> Iterator[Subject]:
+def _subjects(run: Run, rule: Rule, answers: Answers, progress: Progress, *, thorough: bool) -> Iterator[Subject]:
     places = {"run": (run,), "directory": run.states, "checkpoint": run.checkpoints}[rule.scope]
     for place in places:
-        yield Subject(run, place, answers, progress)
+        yield Subject(run, place, answers, progress, thorough)
 
 
 def _apply(rule: Rule, subject: Subject, severity: Severity) -> Iterator[Finding]:

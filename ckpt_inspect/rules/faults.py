@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 from ckpt_inspect import knowledge
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.printable import printable
-from ckpt_inspect.rules.finding import SEVERITIES, Hit, Severity
+from ckpt_inspect.rules.finding import SEVERITIES, Hit, Severity, capitalised
 
 if TYPE_CHECKING:
+    from ckpt_inspect.artifacts.fsdp import FsdpState
     from ckpt_inspect.rules.subject import Subject
     from ckpt_inspect.run import StateDirectory
 
 _MOST = 3
+_PREDICATES = ("is ", "has ", "was ", "names ", "starts ", "ends ", "leads ")
 
 # facts of one file -> the artifact kinds that file may be
 _SINGLE: dict[str, tuple[str, ...]] = {
@@ -36,7 +38,7 @@ _SINGLE: dict[str, tuple[str, ...]] = {
     "latest": ("latest",),
 }
 # facts of several files, whose faults name their file as `place`
-_SEVERAL = ("tokenizer", "chat_templates", "fsdp", "universal")
+_SEVERAL = ("tokenizer", "chat_templates", "universal")
 
 
 def faults_of(place: StateDirectory) -> tuple[tuple[str, Fault], ...]:
@@ -78,9 +80,11 @@ def _severity(table: Mapping[str, Mapping[str, str]], fault: Fault) -> Severity:
 
 def _sentence(path: str, fault: Fault) -> str:
     where = f" at byte {fault.offset:,}" if fault.offset is not None else ""
-    which = f" ({printable(fault.place, 80)})" if fault.place and fault.place != path else ""
-    text = f"{fault.message}{where}{which}"
-    return f"{text[:1].upper()}{text[1:]}."
+    place = printable(fault.place, 80) if fault.place and fault.place != path else ""
+    if fault.message.startswith(_PREDICATES):  # the place is the sentence's subject
+        return f"{place or printable(path.rpartition('/')[2], 80)} {fault.message}{where}."
+    text = f"{fault.message}{where}" + (f" ({place})" if place else "")
+    return f"{capitalised(text)}."
 
 
 def _collect(place: StateDirectory) -> Iterator[tuple[str, Fault]]:
@@ -104,7 +108,20 @@ def _collect(place: StateDirectory) -> Iterator[tuple[str, Fault]]:
         facts = getattr(place, name)
         if facts is not None:
             yield from ((_file_of(place, fault), fault) for fault in facts.faults)
+    if place.fsdp is not None:
+        yield from _of_fsdp(place, place.fsdp)
     yield from place.read_faults
+
+
+def _of_fsdp(place: StateDirectory, fsdp: FsdpState) -> Iterator[tuple[str, Fault]]:
+    """Faults of each distributed checkpoint by its directory, then those of the whole."""
+    told = set()
+    for directory in fsdp.directories:
+        for fault in directory.faults:
+            told.add(fault)
+            path = _file_of(place, fault)
+            yield path if path != place.path else directory.path, fault
+    yield from ((_file_of(place, fault), fault) for fault in fsdp.faults if fault not in told)
 
 
 def _file_of(place: StateDirectory, fault: Fault) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ckpt_inspect.printable import printable
 from ckpt_inspect.rules.faults import hits
-from ckpt_inspect.rules.finding import Hit
+from ckpt_inspect.rules.finding import Hit, capitalised
 from ckpt_inspect.rules.registry import rule
 from ckpt_inspect.rules.subject import Subject
 
@@ -129,8 +129,11 @@ def interrupted_save(subject: Subject) -> Iterator[Hit]:
     missing = [name for name in wanted if place.tree.get(f"{place.path}/{name}".lstrip("/")) is None]
     lacking = ", ".join(printable(name, 40) for name in missing[:6]) or "trainer_state.json"
     more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""
+    verb = "are" if len(missing) > 1 else "is"
     yield Hit(
-        place.path, f"The save was interrupted: {lacking}{more} are missing here.", evidence={"missing": missing[:20]}
+        place.path,
+        f"The save was interrupted: {lacking}{more} {verb} missing here.",
+        evidence={"missing": missing[:20]},
     )
 
 
@@ -181,7 +184,7 @@ def unreadable_file(subject: Subject) -> Iterator[Hit]:
         if artifact.kind in ("unreadable", "broken_link", "special_file"):
             entry = subject.run.tree.get(artifact.path)
             reason = printable(entry.problem, 200) if entry is not None and entry.problem else "cannot be read"
-            yield Hit(artifact.path, f"{reason[0].upper()}{reason[1:]}.")
+            yield Hit(artifact.path, f"{capitalised(reason)}.")
 
 
 @rule("CKP011", "empty-file", "error")
@@ -201,6 +204,8 @@ def empty_file(subject: Subject) -> Iterator[Hit]:
         seen.add(hit.path)
         yield hit
     for artifact in subject.place.artifacts:
+        if artifact.kind == "latest":
+            continue  # CKP402 tells what an empty one means
         if artifact.bytes == 0 and artifact.needed_for and artifact.path not in seen and artifact.exact:
             entry = subject.run.tree.get(artifact.path)
             if entry is not None and entry.kind == "file":

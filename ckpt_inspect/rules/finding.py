@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+_WORD = re.compile(r"(?!latest\b)[a-z][a-z'-]*(?=[\s,:;]|$)")
+
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")  # worst first
+
+
+def capitalised(text: str) -> str:
+    """A sentence's beginning in upper case, where it is a word: names of files and tensors stay as they are."""
+    return text[:1].upper() + text[1:] if _WORD.match(text) else text
 
 
 @dataclass(frozen=True, slots=True)

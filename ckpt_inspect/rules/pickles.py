@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ckpt_inspect import knowledge
 from ckpt_inspect.printable import printable
-from ckpt_inspect.rules.faults import hits
-from ckpt_inspect.rules.finding import Hit
+from ckpt_inspect.rules.faults import faults_of, hits
+from ckpt_inspect.rules.finding import Hit, capitalised
 from ckpt_inspect.rules.registry import rule
 from ckpt_inspect.rules.subject import Subject
 
@@ -54,10 +54,24 @@ def _scanned(subject: Subject, code: str) -> Iterator[Hit]:
         )
 
 
+def _read_or_scanned(subject: Subject, code: str) -> Iterator[Hit]:
+    """The faults of one rule that the readers met, and those of files that only a scan opens."""
+    yield from hits(subject, code)
+    if subject.is_root and subject.thorough:
+        table = knowledge.faults()
+        told = {
+            path
+            for place in subject.run.states
+            for path, fault in faults_of(place)
+            if table.get(fault.kind, {}).get("rule") == code
+        }
+        yield from (hit for hit in _scanned(subject, code) if hit.path not in told)
+
+
 def _sentence(finding: ScanFinding) -> str:
     where = f" at byte {finding.offset:,}" if finding.offset is not None else ""
     which = f" ({printable(finding.place, 80)})" if finding.place else ""
-    return f"{finding.message[:1].upper()}{finding.message[1:]}{where}{which}."
+    return f"{capitalised(finding.message)}{where}{which}."
 
 
 @rule("CKP501", "dangerous-call", "error", scope="run", thorough=True)
@@ -178,7 +192,7 @@ def pickle_broken(subject: Subject) -> Iterator[Hit]:
 
     Source: CPython Modules/_pickle.c; ReversingLabs "nullifAI", 2025.
     """
-    yield from hits(subject, "CKP510")
+    yield from _read_or_scanned(subject, "CKP510")
 
 
 @rule("CKP511", "pickle-read-two-ways", "error")
@@ -193,7 +207,7 @@ def pickle_read_two_ways(subject: Subject) -> Iterator[Hit]:
 
     Source: cpython issues 126992, 154848; security reference 1.2, rows 13 to 15.
     """
-    yield from hits(subject, "CKP511")
+    yield from _read_or_scanned(subject, "CKP511")
 
 
 @rule("CKP512", "pickle-unusual", "warning")
@@ -208,7 +222,7 @@ def pickle_unusual(subject: Subject) -> Iterator[Hit]:
 
     Source: security reference 4 and 8.
     """
-    yield from hits(subject, "CKP512")
+    yield from _read_or_scanned(subject, "CKP512")
 
 
 @rule("CKP520", "path-escapes", "error")
@@ -224,7 +238,7 @@ def path_escapes(subject: Subject) -> Iterator[Hit]:
 
     Source: transformers issues 46097, 47176; security reference 4.
     """
-    yield from hits(subject, "CKP520")
+    yield from _read_or_scanned(subject, "CKP520")
 
 
 @rule("CKP521", "zip-bomb", "error")
@@ -239,7 +253,7 @@ def zip_bomb(subject: Subject) -> Iterator[Hit]:
 
     Source: security reference 4.
     """
-    yield from hits(subject, "CKP521")
+    yield from _read_or_scanned(subject, "CKP521")
 
 
 @rule("CKP530", "hostile-template", "error", scope="run", thorough=True)

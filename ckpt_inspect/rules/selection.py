@@ -13,10 +13,11 @@ from ckpt_inspect.rules.registry import Rule
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The rules to run by code, and the severity of each."""
+    """The rules to run by code, and the severity of each; `thorough`: rules may open every file."""
 
     rules: Mapping[str, Rule]
     severities: Mapping[str, Severity]
+    thorough: bool = True
 
 
 def select_rules(
@@ -58,7 +59,7 @@ def select_rules(
         and (thorough or not rule.thorough)
         and _strength(wanted, code, 0 if wanted else 1) > _strength(unwanted, code, 0)
     }
-    return Selection(chosen, {code: levels.get(code, rule.severity) for code, rule in chosen.items()})
+    return Selection(chosen, {code: levels.get(code, rule.severity) for code, rule in chosen.items()}, thorough)
 
 
 def matching(rules: Mapping[str, Rule], selector: str) -> frozenset[str]:

@@ -83,12 +83,13 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One call of a rule: `place` is the run itself, or a checkpoint of it."""
+    """One call of a rule: `place` is the run itself, or a checkpoint of it; `thorough` allows opening every file."""
 
     run: Run
     place: StateDirectory
     answers: Answers
     progress: Progress = field(default_factory=NullProgress)
+    thorough: bool = True
 
     @property
     def is_root(self) -> bool:

@@ -7,26 +7,32 @@ from pathlib import Path
 
 from ckpt_inspect.consolidate.problems import Problem
 from ckpt_inspect.rules.faults import hits
-from ckpt_inspect.rules.finding import Hit, Severity
+from ckpt_inspect.rules.finding import Hit, Severity, capitalised
 from ckpt_inspect.rules.registry import rule
 from ckpt_inspect.rules.subject import Subject
 
 _ADVICE = "see `ckpt-inspect consolidate --plan` for the numbers"
 
 
-def _problems(subject: Subject, *checks: str, complete: bool = False) -> Iterator[Hit]:
-    """The problems of some checks, as hits. The shards' headers are read once for all rules."""
+def _survey(subject: Subject, *, complete: bool = False) -> tuple[Problem, ...]:
+    """Everything the planner finds, without the weights' values unless `complete`."""
     place = subject.checkpoint
     if not place.tags and not place.has("latest"):
-        return
+        return ()
     memo, key = place.memo, "survey_complete" if complete else "survey"
     if key not in memo:
         from ckpt_inspect.consolidate.planning import find_problems
 
         memo[key] = find_problems(place.tree.root / place.path, depth="complete" if complete else "none")
     found: tuple[Problem, ...] = memo[key]
+    return found
+
+
+def _problems(subject: Subject, *checks: str, complete: bool = False) -> Iterator[Hit]:
+    """The problems of some checks, as hits. The shards' headers are read once for all rules."""
+    place = subject.checkpoint
     merged: dict[tuple[str, str], list[Problem]] = {}
-    for problem in found:
+    for problem in _survey(subject, complete=complete):
         if problem.check in checks:
             merged.setdefault((problem.check, problem.file or ""), []).append(problem)
     for (check, _), problems in merged.items():
@@ -36,11 +42,11 @@ def _problems(subject: Subject, *checks: str, complete: bool = False) -> Iterato
 def _hit(subject: Subject, path: str, check: str, problems: list[Problem]) -> Hit:
     first = problems[0]
     severity: Severity = first.level if first.level in ("error", "warning") else "note"
-    text = first.message[:1].upper() + first.message[1:]
+    text = capitalised(first.message)
     more = f" And {len(problems) - 1} more like it." if len(problems) > 1 else ""
     where = _below(subject.run.tree.root, path, first.file)
     evidence = {"check": check, "rank": first.rank}
-    remedy = f"{first.remedy[:1].upper()}{first.remedy[1:]}." if first.remedy else None
+    remedy = f"{capitalised(first.remedy)}." if first.remedy else None
     return Hit(where, f"{text}.{more}", remedy, first.tensor, severity, evidence)
 
 
@@ -342,7 +348,8 @@ def master_differs_from_module(subject: Subject) -> Iterator[Hit]:
 
     Source: DeepSpeed catalogue Z38.
     """
-    yield from _problems(subject, "Z38", complete=True)
+    # A note tells that the values agree, or that there is nothing to compare them with.
+    yield from (hit for hit in _problems(subject, "Z38", complete=True) if hit.severity != "note")
 
 
 @rule("CKP439", "rank-steps-differ", "error", scope="checkpoint", thorough=True)
@@ -373,6 +380,8 @@ def frozen_not_recorded(subject: Subject) -> Iterator[Hit]:
 
     Source: deepspeed 0.19.8 engine._save_checkpoint save_frozen_param; DeepSpeed catalogue Z40.
     """
+    if any(problem.level == "error" for problem in _survey(subject)):
+        return  # what is in no shard then is missing for another reason
     for hit in _problems(subject, "Z40"):
         yield Hit(hit.path, hit.message, hit.remedy, hit.tensor, "note", hit.evidence)
 
@@ -407,7 +416,7 @@ def universal_incomplete(subject: Subject) -> Iterator[Hit]:
     yield from hits(subject, "CKP460")
 
 
-@rule("CKP461", "universal-leftover", "note")
+@rule("CKP461", "universal-leftover", "warning")
 def universal_leftover(subject: Subject) -> Iterator[Hit]:
     """A universal checkpoint still has the temporary fragments of its conversion.
 

@@ -47,7 +47,16 @@ def safetensors() -> bytes:
     return struct.pack("<Q", len(header)) + header + b"x"
 
 
+def safetensors_of(length: int) -> bytes:
+    """A header of exactly so many bytes."""
+    header = json.dumps({"w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode().ljust(length)
+    return struct.pack("<Q", length) + header + b"x"
+
+
 CASES = [
+    (safetensors_of(0x0480), "safetensors"),
+    (safetensors_of(0x0580), "safetensors"),
+    (b"\x80\x04X\x05\x00\x00\x00\x00{    .", "pickle"),
     (b"", "empty"),
     (bytes(5000), "zeros"),
     (zip_bytes(WEIGHTS), "zip"),
