@@ -14,6 +14,7 @@ from ckpt_inspect.printable import printable
 
 _COLOURS = ("blue+", "orange+", "green+", "magenta+", "cyan+", "yellow")
 _MARKERS = ("braille", "dot", "x", "+", "*", "o")
+_LARGEST = 1e300  # plotext multiplies while it rounds
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -21,7 +22,9 @@ def chart(
     curves: Sequence[Curve], smoothing: Smoothing, *, width: int, height: int, colour: bool, log_scale: bool = False
 ) -> str:
     """The curves as text lines of at most `width` characters, notes and legend beneath."""
-    drawable = [curve for curve in curves if any(series.finite for series in curve.series)]
+    drawable = [
+        curve for curve in curves if any(abs(y) < _LARGEST for series in curve.series for _, y in series.finite)
+    ]
     body = _plot(drawable, smoothing, width, height, colour=colour, log_scale=log_scale) if drawable else ""
     notes = [f"{printable(curve.name, 40)}: {printable(note, 160)}" for curve in curves for note in curve.notes]
     return "\n".join([line for line in (body, *notes) if line]) + "\n"
@@ -46,7 +49,7 @@ def _plot(
                 (series.values, "") if series.is_evaluation or series.is_schedule else smoothing.apply(series.values)
             )
             x, y = thinned(series.x, values, 4 * width)
-            points = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(b)]
+            points = [(a, b) for a, b in zip(x, y, strict=True) if abs(b) < _LARGEST]  # NaN compares false
             if not points:
                 continue
             marker = "braille" if colour and not series.is_evaluation else _MARKERS[number % len(_MARKERS)]
