@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from ckpt_inspect.artifacts.trainer_state import TrainerState
-from ckpt_inspect.errors import log_failure
+from ckpt_inspect.errors import UnreadableError, log_failure
 from ckpt_inspect.explain.answer import plain
+from ckpt_inspect.explain.evaluation_best import metric_name
 from ckpt_inspect.explain.resume import CheckpointResume, explain_resume
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.run import Checkpoint, Run
@@ -32,6 +34,7 @@ def checkpoint_rows(run: Run) -> list[Json]:
                 "resume": verdict.verdict if verdict else "unknown",
                 "reasons": list(verdict.reasons) if verdict else [],
                 "zero": zero_facts(checkpoint),
+                "fsdp": fsdp_facts(checkpoint),
                 "form": checkpoint.form,
                 "ranks": verdict.ranks if verdict else None,
             }
@@ -54,6 +57,28 @@ def zero_facts(checkpoint: Checkpoint) -> Json | None:
         "dtype": zero.dtype,
         "parameters": zero.parameters,
         "deepspeed_version": zero.ds_version,
+        "expert_files": len(zero.expert_files),
+        "layer_files": len(zero.layer_files),
+        "missing_ranks": list(zero.missing_ranks),
+    }
+
+
+def fsdp_facts(checkpoint: Checkpoint) -> Json | None:
+    """The FSDP or distributed shards of a checkpoint; None where it has none."""
+    state = checkpoint.fsdp
+    if state is None:
+        return None
+    try:
+        metadata = state.metadata
+    except UnreadableError:
+        metadata = None
+    tensors = metadata.tensors.values() if metadata is not None else ()
+    return {
+        "kind": state.kind,
+        "world_size": state.world_size,
+        "tensors": len(metadata.tensors) if metadata is not None else None,
+        "parameters": sum(prod(tensor.shape) for tensor in tensors) if metadata is not None else None,
+        "dtypes": sorted({str(tensor.dtype) for tensor in tensors}) if metadata is not None else None,
     }
 
 
@@ -100,7 +125,4 @@ def _eval(run: Run, checkpoint: Checkpoint, metric: str) -> float | None:
 
 def _metric(run: Run) -> str:
     """The metric the run chose its best checkpoint by, else eval_loss."""
-    from ckpt_inspect.report.show_facts import best_facts
-
-    best = best_facts(run)
-    return (best["metric"] if best else None) or "eval_loss"
+    return metric_name(run) or "eval_loss"

@@ -12,15 +12,13 @@ from typing import Any
 from ckpt_inspect import __version__
 from ckpt_inspect.errors import log_failure
 from ckpt_inspect.explain.answer import plain
+from ckpt_inspect.explain.evaluation_best import root_weights
+from ckpt_inspect.explain.version import run_version
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.report.explain_document import TOPICS, explain_topics
 from ckpt_inspect.report.show_checkpoints import checkpoint_rows
-from ckpt_inspect.report.show_facts import (
-    best_facts,
-    model_facts,
-    progress,
-)
-from ckpt_inspect.run import Artifact, Run
+from ckpt_inspect.report.show_facts import best_facts, model_facts, progress, rewards
+from ckpt_inspect.run import Artifact, Producer, Run
 
 Json = dict[str, Any]
 
@@ -85,9 +83,7 @@ def show_document(run: Run, *, base: Path | None = None) -> Json:
     document: Json = {
         **header("show", run),
         "kind": run.kind,
-        "producers": [
-            {"name": item.name, "version": item.version, "evidence": item.evidence} for item in run.producers
-        ],
+        "producers": [producer_row(run, item) for item in run.producers],
         "artifacts": [artifact_row(artifact) for artifact in run.all_artifacts],
         "progress": progress(run),
     }
@@ -99,12 +95,25 @@ def show_document(run: Run, *, base: Path | None = None) -> Json:
     document["checkpoints"] = checkpoint_rows(run)
     document["findings"], document["worst_findings"] = _findings(run, base)
     document["model"] = model_facts(run)
+    document["rewards"] = rewards(run)
+    document["root_weights"] = plain(root_weights(run))
     document["nested"] = [{"path": item.path, "kind": item.kind} for item in run.nested]
     document["empty_directories"] = list(run.empty_directories)
     document["hub"] = _hub(run)
     document["unreadable"] = [{"path": path or ".", "message": fault.message} for path, fault in _unreadable(run)]
     document["truncated"] = run.tree.truncated
     return document
+
+
+def producer_row(run: Run, producer: Producer) -> Json:
+    """A library; for transformers without a stated version, the releases that fit ("4.46.0 or later")."""
+    fits = run_version(run).text if producer.name == "transformers" and producer.version is None else None
+    return {
+        "name": producer.name,
+        "version": producer.version,
+        "evidence": producer.evidence,
+        "releases": fits if fits != "unknown" else None,
+    }
 
 
 def artifact_row(artifact: Artifact) -> Json:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from ckpt_inspect.explain.answer import plain
+from ckpt_inspect.explain.evaluation_best import best_of
 from ckpt_inspect.run import Run, StateDirectory
 
 Json = dict[str, Any]
+
+# logged by trl 1.16 grpo_trainer, rloo_trainer, dpo_trainer and reward_trainer
+_REWARDS = ("reward", "rewards/accuracies", "rewards/margins")
 
 
 def progress(run: Run) -> Json | None:
@@ -43,40 +46,33 @@ def _progress(step: Any, most: Any, epoch: Any, epochs: Any, finished: bool | No
 
 
 def best_facts(run: Run) -> Json | None:
-    """The best checkpoint as trainer_state.json names it, and whether it is here."""
-    newest = run.newest_trainer_state
-    if newest is None or newest[0].best_metric is None:
+    """The best checkpoint as the trainer recorded it, and whether it is here."""
+    best = best_of(run)
+    if best is None:
         return None
-    state = newest[0]
-    recorded = (state.best_model_checkpoint or "").replace("\\", "/").rstrip("/").rpartition("/")[2] or None
-    here = next((item.path or "." for item in run.checkpoints if recorded and item.name == recorded), None)
-    step = state.best_global_step
-    if step is None and recorded:
-        match = re.fullmatch(r"checkpoint-(\d{1,18})", recorded)
-        step = int(match.group(1)) if match else None
     return {
-        "metric": _best_metric_name(run, step, state.best_metric),
-        "value": plain(state.best_metric),
-        "step": step,
-        "checkpoint": here or recorded,
-        "exists": here is not None,
+        "metric": best.metric,
+        "value": plain(best.value),
+        "step": best.step,
+        "checkpoint": best.checkpoint,
+        "exists": best.exists,
+        "agrees": best.agrees,
     }
 
 
-def _best_metric_name(run: Run, step: int | None, value: float | None) -> str | None:
-    """The metric by training_args.bin, else the eval value logged at that step that is the best value."""
-    for state in states_newest_first(run):
-        if state.training_args is not None:
-            name = state.training_args.arguments.get("metric_for_best_model")
-            if isinstance(name, str) and name:
-                return name if name.startswith("eval_") else f"eval_{name}"
+def rewards(run: Run) -> Json:
+    """What a preference or reinforcement run is judged by: the first and last logged value of each such metric."""
     newest = run.newest_trainer_state
-    for entry in newest[0].evals if newest else ():
-        if step is None or entry.step == step:
-            for key, logged in entry.values.items():
-                if key.startswith("eval_") and logged == value:
-                    return key
-    return None
+    found: Json = {}
+    for name in _REWARDS:
+        points = [
+            {"step": entry.step, "value": plain(value)}
+            for entry in (newest[0].train if newest is not None else ())
+            if isinstance(value := entry.values.get(name), int | float) and not isinstance(value, bool)
+        ]
+        if points:
+            found[name] = {"first": points[0], "final": points[-1]}
+    return found
 
 
 def states_newest_first(run: Run) -> Iterator[StateDirectory]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ckpt_inspect.printable import printable
-from ckpt_inspect.report.numbers import loss, short_count, size
+from ckpt_inspect.report.numbers import counted, loss, short_count, size
 from ckpt_inspect.report.screen import Piece, Screen, Span
 
 Json = dict[str, Any]
@@ -18,7 +18,6 @@ _RESUME: dict[str, Span] = {
     "will_not": Span("no", "bad"),
     "unknown": Span("?", "dim"),
 }
-_ZERO_KEYS = ("stage", "world_size", "model_parallel", "dtype", "deepspeed_version", "parameters")
 
 
 def checkpoint_table(screen: Screen, document: Json) -> None:
@@ -42,13 +41,13 @@ def checkpoint_table(screen: Screen, document: Json) -> None:
         if has_eval:
             line.append(loss(row["eval"]))
         line += [Span("yes", "good") if row["complete"] else Span("no", "bad"), _RESUME[row["resume"]]]
-        line.append(Span("best", "accent") if best and row["path"] == best else "")
+        line.append(Span("best", "accent") if best and row["path"].rpartition("/")[2] == best else "")
         table.append(line)
     numbers = 2 + has_loss + has_eval
     screen.table(table, right=range(1, numbers))
     if len(shown) < len(rows):
         screen.line(f"and {len(rows) - len(shown)} more between them (--json lists all)", indent=2)
-    _zero(screen, rows)
+    _shards(screen, rows)
     _reasons(screen, shown)
 
 
@@ -57,18 +56,22 @@ def _chosen(rows: list[Json], best: Json | None) -> list[Json]:
     if len(rows) <= _MOST_ROWS:
         return rows
     wanted = {0, *range(len(rows) - 8, len(rows))}
-    wanted |= {index for index, row in enumerate(rows) if best and row["path"] == best["checkpoint"]}
+    wanted |= {index for index, row in enumerate(rows) if best and row["path"].rpartition("/")[2] == best["checkpoint"]}
     wanted |= set([index for index, row in enumerate(rows) if not row["complete"]][:4])
     return [row for index, row in enumerate(rows) if index in wanted]
 
 
 def zero_words(zero: Json) -> str:
     """A ZeRO tag in words."""
-    parts = [f"ZeRO stage {zero['stage']}" if zero["stage"] is not None else "DeepSpeed"]
+    parts = [stage_words(zero)]
     if zero["world_size"]:
-        parts.append(f"{zero['world_size']} ranks" if zero["world_size"] != 1 else "1 rank")
+        parts.append(counted(zero["world_size"], "rank"))
     if zero["model_parallel"] and zero["model_parallel"] > 1:
         parts.append(f"{zero['model_parallel']} model-parallel")
+    if zero["expert_files"]:
+        parts.append(counted(zero["expert_files"], "expert file"))
+    if zero["layer_files"]:
+        parts.append(counted(zero["layer_files"], "pipeline layer file"))
     if zero["dtype"]:
         parts.append(printable(zero["dtype"], 20))
     if zero["parameters"]:
@@ -77,14 +80,46 @@ def zero_words(zero: Json) -> str:
     return ", ".join(parts) + version
 
 
-def _zero(screen: Screen, rows: list[Json]) -> None:
-    sharded = [row for row in rows if row["zero"]]
-    kinds = {tuple(row["zero"][key] for key in _ZERO_KEYS) for row in sharded}
-    if len(kinds) == 1:
-        screen.line(f"Shards: {zero_words(sharded[0]['zero'])}.", indent=2)
+def stage_words(zero: Json) -> str:
+    """The stage: 0 is DeepSpeed without ZeRO."""
+    return (
+        f"ZeRO stage {zero['stage']}"
+        if zero["stage"]
+        else "DeepSpeed without ZeRO"
+        if zero["stage"] == 0
+        else "DeepSpeed"
+    )
+
+
+def fsdp_words(fsdp: Json) -> str:
+    """FSDP or distributed shards in words."""
+    name = "torch distributed checkpoint" if fsdp["kind"].startswith("dcp") else "FSDP"
+    parts = [{"full": f"{name}, gathered into one file", "local": f"{name}, one file per rank"}.get(fsdp["kind"], name)]
+    if fsdp["world_size"]:
+        parts.append(counted(fsdp["world_size"], "rank"))
+    if fsdp["parameters"]:
+        parts.append(f"{short_count(fsdp['parameters'])} parameters")
+    if fsdp["dtypes"]:
+        parts.append("/".join(printable(name, 20) for name in fsdp["dtypes"]))
+    return ", ".join(parts)
+
+
+def _shards(screen: Screen, rows: list[Json]) -> None:
+    """What the shards are: once if they are alike, else for the last checkpoints each."""
+    said = [(printable(row["path"], 120), shard_words(row)) for row in rows]
+    said = [(path, words) for path, words in said if words]
+    if len({words for _, words in said}) == 1:
+        screen.line(f"Shards: {said[0][1]}.", indent=2)
     else:
-        for row in sharded[-_MOST_REASONS:]:
-            screen.line(f"{printable(row['path'], 120)}: {zero_words(row['zero'])}.", indent=2, hang=4)
+        for path, words in said[-_MOST_REASONS:]:
+            screen.line(f"{path}: {words}.", indent=2, hang=4)
+
+
+def shard_words(row: Json) -> str:
+    """The shards of one checkpoint in words, '' where it has none."""
+    if row["zero"]:
+        return zero_words(row["zero"])
+    return fsdp_words(row["fsdp"]) if row["fsdp"] else ""
 
 
 def _reasons(screen: Screen, rows: list[Json]) -> None:
@@ -100,8 +135,9 @@ def _reasons(screen: Screen, rows: list[Json]) -> None:
 
 def _single(screen: Screen, document: Json, row: Json) -> None:
     """A checkpoint opened by its own path needs no table."""
-    if row["zero"]:
-        screen.field("Shards", f"{zero_words(row['zero'])}, tag {printable(row['zero']['tag'], 80)}.")
+    if words := shard_words(row):
+        tag = f", tag {printable(row['zero']['tag'], 80)}" if row["zero"] else ""
+        screen.field("Shards", f"{words}{tag}.")
     if document["kind"] == "checkpoint":
         whole = Span("whole", "good") if row["complete"] else Span("not whole", "bad")
         words = {

@@ -7,10 +7,13 @@ from typing import Any
 from ckpt_inspect.printable import printable
 from ckpt_inspect.report.numbers import counted, listed, loss, number, short_count, size
 from ckpt_inspect.report.screen import Piece, Screen, Span, Style
-from ckpt_inspect.report.text_checkpoints import checkpoint_table
+from ckpt_inspect.report.text_checkpoints import checkpoint_table, stage_words
 from ckpt_inspect.report.text_files import file_groups, file_list
 
 Json = dict[str, Any]
+
+# What people look for first among the metrics.
+_TELLING = ("eval_loss", "accurac", "f1", "reward", "rouge", "bleu", "perplexity", "predict_loss", "exact")
 
 # How the papers and PEFT's documentation spell what adapter_config.json writes in capitals.
 _METHODS = {
@@ -66,7 +69,7 @@ def _headline(screen: Screen, document: Json) -> None:
     pieces = [] if artifacts and document["kind"] != "file" else [size(total)] if artifacts else []
     if document["producers"]:
         names = [
-            printable(f"{row['name']} {row['version']}" if row["version"] else row["name"], 60)
+            printable(" ".join(filter(None, (row["name"], row["version"] or row["releases"]))), 80)
             for row in document["producers"]
         ]
         pieces.insert(0, "Written by " + ", ".join(names))
@@ -88,7 +91,8 @@ def what_it_is(document: Json) -> str:
         row = document["artifacts"][0]
         return f"{row['kind'].replace('_', ' ')}. {row['purpose']}"
     if kind == "zero":
-        return f"DeepSpeed {_stage(zero)}checkpoint{_ranks(zero)}"
+        stage = stage_words(zero) if zero else "DeepSpeed"
+        return f"{'DeepSpeed ' if stage.startswith('ZeRO') else ''}{stage} checkpoint{_ranks(zero)}"
     if kind == "adapter":
         return f"{method or 'PEFT'} adapter" + _base(adapter)
     if kind == "model":
@@ -101,7 +105,7 @@ def what_it_is(document: Json) -> str:
         return "no training output recognised"
     what = "checkpoint" if kind == "checkpoint" else "training run"
     subject = f"{method} " if method else f"{architecture} " if architecture else ""
-    shards = f", {_stage(zero).strip()}{_ranks(zero)}" if zero and _stage(zero) else ""
+    shards = f", {stage_words(zero)}{_ranks(zero)}" if zero else _fsdp(document)
     return f"{subject}{what}{shards}" + (_base(adapter) if method else "")
 
 
@@ -110,12 +114,17 @@ def method_name(peft_type: str) -> str:
     return _METHODS.get(peft_type, printable(peft_type, 40))
 
 
-def _stage(zero: Json | None) -> str:
-    return f"ZeRO stage {zero['stage']} " if zero and zero["stage"] is not None else ""
-
-
 def _ranks(zero: Json | None) -> str:
-    return f" of {counted(zero['world_size'], 'rank')}" if zero and zero["world_size"] else ""
+    ranks = (zero["world_size"] or 0) * (zero["model_parallel"] or 1) if zero else 0
+    return f" of {counted(ranks, 'rank')}" if ranks else ""
+
+
+def _fsdp(document: Json) -> str:
+    found = next((row["fsdp"] for row in reversed(document["checkpoints"]) if row["fsdp"]), None)
+    if found is None:
+        return ""
+    ranks = f" of {counted(found['world_size'], 'rank')}" if found["world_size"] else ""
+    return f", {'distributed' if found['kind'].startswith('dcp') else 'FSDP'}{ranks}"
 
 
 def _base(adapter: Json | None) -> str:
@@ -131,6 +140,7 @@ def _fields(screen: Screen, document: Json) -> None:
         ("Model", _model(document)),
         ("Training", _training(document)),
         ("Loss", _loss(document)),
+        ("Reward", _rewards(document)),
         ("Evaluation", _evaluation(document)),
         ("Best", _best(document)),
         ("Learning rate", _rate(document)),
@@ -183,7 +193,7 @@ def _loss(document: Json) -> list[Piece]:
     if first and final:
         pieces.append(f"{loss(first['value'])} at step {first['step']} to ")
         pieces += [Span(loss(final["value"]), "bold"), f" at step {final['step']}"]
-        if minimum and minimum["step"] != final["step"]:
+        if minimum and minimum["step"] not in (first["step"], final["step"]):
             pieces.append(f", lowest {loss(minimum['value'])} at step {minimum['step']}")
         pieces.append(". ")
     if average and average["reported"] is not None:
@@ -198,14 +208,24 @@ def first_sentence(text: str) -> str:
     return head + "." if stop else text
 
 
+def _rewards(document: Json) -> list[Piece]:
+    found = document["rewards"]
+    said = [
+        f"{name} {loss(row['first']['value'])} at step {row['first']['step']} to {loss(row['final']['value'])}"
+        for name, row in found.items()
+    ]
+    return [", ".join(said) + "."] if said else []
+
+
 def _evaluation(document: Json) -> list[Piece]:
     answer = document["evaluation"]
-    if not answer or (answer["kind"] == "none" and not answer["metrics"]):
+    if not answer or not answer["metrics"]:
         return []
     skipped = ("runtime", "per_second", "samples", "preparation_time", "epoch", "step", "flos")
     names = [name for name in answer["metrics"] if not any(part in name for part in skipped)]
+    names.sort(key=lambda name: next((rank for rank, part in enumerate(_TELLING) if part in name), len(_TELLING)))
     values = [f"{printable(name, 60)} {loss(answer['metrics'][name])}" for name in names]
-    return [listed(values, 6) + "."] if values else []
+    return [listed(values, 5) + "."] if values else []
 
 
 def _best(document: Json) -> list[Piece]:
@@ -214,7 +234,10 @@ def _best(document: Json) -> list[Piece]:
         return []
     where = printable(best["checkpoint"] or "no checkpoint", 120)
     step = f" at step {best['step']:,}" if best["step"] is not None else ""
-    gone: list[Piece] = [] if best["exists"] else [", ", Span("not here any more", "warn")]
+    gone: list[Piece] = [] if best["exists"] else [", ", Span("not here", "warn")]
+    weights = document["root_weights"]
+    if weights and weights["of"] in ("best", "last"):
+        gone.append(f"; the weights here are the {weights['of']} ones.")
     metric = printable(best["metric"] or "metric", 60)
     return [f"{metric} {loss(best['value'])}{step}: ", Span(where, "accent"), *gone]
 
@@ -225,7 +248,7 @@ def _rate(document: Json) -> list[Piece]:
         return []
     parts = [printable(answer["scheduler"] or "unknown schedule", 60)]
     if answer["warmup_steps"]:
-        parts.append(f"{number(answer['warmup_steps'])} warm-up steps")
+        parts.append(f"{number(answer['warmup_steps'])} warm-up {'step' if answer['warmup_steps'] == 1 else 'steps'}")
     if answer["peak"] is not None:
         parts.append(f"peak {number(answer['peak'], 3)}")
     if answer["final"] is not None:
@@ -247,16 +270,17 @@ def _batches(document: Json) -> list[Piece]:
         factors.append(f"{answer['gradient_accumulation']} accumulated")
     if answer["world_size"] is not None:
         factors.append(counted(answer["world_size"], "process", "processes"))
-    text = " x ".join(factors)
+    product = " x ".join(factors)
+    parts = [product] if product else []
     if answer["global_batch"]:
-        text = f"{answer['global_batch']} rows per step" + (f" ({text})" if text else "")
+        parts = [f"{answer['global_batch']} rows per step" + (f" ({product})" if product else "")]
     if answer["steps_per_epoch"]:
-        text += f", {number(answer['steps_per_epoch'])} steps per epoch"
+        parts.append(f"{number(answer['steps_per_epoch'])} steps per epoch")
     rows = answer["dataset_rows"]
     if rows:
         low, high = rows[0], rows[-1]
-        text += f", {low:,} rows in all" if low == high else f", {low:,} to {high:,} rows in all"
-    return [f"{text}."]
+        parts.append(f"{low:,} rows in all" if low == high else f"{low:,} to {high:,} rows in all")
+    return [f"{', '.join(parts)}."] if parts else []
 
 
 def _adapter(document: Json) -> list[Piece]:
@@ -289,9 +313,11 @@ def _new_tokens(document: Json) -> list[Piece]:
     answer = document["new_tokens"]
     if not answer or answer["verdict"] == "none":
         return []
+    if answer["verdict"] == "unknown" and not answer["count"] and not document["adapter"]:
+        return []  # a model trained whole: nothing says that it had a base with fewer tokens
     explained = first_sentence(answer["explanation"])
     if answer["verdict"] == "unknown":
-        return [explained, " --base DIR names the base model."]
+        return [explained if answer["count"] else "Not known: the base model's tokenizer is not here (--base DIR)."]
     good = answer["verdict"] == "trained"
     return [Span(answer["verdict"].replace("_", " "), "good" if good else "warn"), f". {explained}"]
 
@@ -334,8 +360,13 @@ def _closing(screen: Screen, document: Json) -> None:
     for key, noun, style in styles:
         if counts[key]:
             words += [", " if words else "", Span(counted(counts[key], noun), style)]
-    screen.field("First look", *(words or ["nothing found"]), f". ckpt-inspect check {target} opens every file.")
+    more = f"ckpt-inspect check {target} also opens every pickle and shard."
+    if not words:
+        screen.field("Findings", f"none at first look; {more}")
+        return
+    screen.field("Findings", *words, ".")
     for row in worst:
         place = "" if row["path"] == "." else f"{printable(row['path'], 120)}: "
         code = Span(row["rule"], "bad" if row["severity"] == "error" else "warn")
         screen.line(code, f" {place}{row['message']}", indent=2, hang=9)
+    screen.line(Span(f"More: {more}", "dim"), indent=2)
