@@ -243,7 +243,7 @@ def states(vectors: list[Array], job: Job, count: int) -> Any:
             per_group.append({})
             continue
         step: Any = spec(np.array(count, dtype="<f4"), job) if job.optimizer == "adam" else count
-        moment = vector * np.float32(0.001)
+        moment = np.clip(vector, -1, 1) * np.float32(0.001)
         per_group.append({"step": step, "exp_avg": spec(moment, job), "exp_avg_sq": spec(moment * moment, job)})
     if job.elastic:
         return per_group

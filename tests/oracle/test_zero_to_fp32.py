@@ -39,8 +39,8 @@ def judged(tmp_path: Path, *arguments: object) -> dict[str, Any]:
     out = tmp_path / f"judge{len(list(tmp_path.glob('judge*')))}.npz"
     done = run_child(tmp_path, *arguments, out)
     assert done.returncode == 0, done.stderr[-2000:]
-    with np.load(out) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    with np.load(out) as loaded:
+        return {name: loaded[name] for name in loaded.files}
 
 
 def assert_same(got: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -85,8 +85,8 @@ def test_every_run_deepspeed_can_merge_gives_its_bytes(shared: Path, tmp_path: P
     done = run_child(tmp_path, "merge", *pairs)
     assert done.returncode == 0, done.stderr[-2000:]
     for checkpoint, out in zip(checkpoints, outs, strict=True):
-        with np.load(out) as arrays:
-            wanted = {name: arrays[name] for name in arrays.files}
+        with np.load(out) as loaded:
+            wanted = {name: loaded[name] for name in loaded.files}
         plan = plan_consolidation(checkpoint)
         got = arrays(plan)
         lost = {tensor.name for tensor in plan.tensors if tensor.origin == "module"}
