@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect.explain import loss_words as words
 from ckpt_inspect.explain.answer import Evidence
-from ckpt_inspect.explain.loss_arithmetic import Course, smoothed, smoothing_weight, total, windows
+from ckpt_inspect.explain.loss_arithmetic import Course, smoothed, smoothing_weight, total
 from ckpt_inspect.explain.loss_distortions import (
     Distortion,
     DistortionFacts,
@@ -117,7 +117,7 @@ def _work_out(run: Run) -> LossAnswer | None:
     if not records.course.points and not records.reports:
         return None
     points = records.course.points
-    parts = windows(points, 0)
+    parts = records.windows
     found: Reconciliation | None = None
     facts: LossFacts | None = None
     reported = records.reports[0] if records.reports else None
@@ -271,7 +271,7 @@ def _distortion_facts(records: LossRecords) -> DistortionFacts:
         )
         tokens_per_row = _tokens_per_row(records)
     return DistortionFacts(
-        windows=windows(records.course.points, 0),
+        windows=records.windows,
         entries=entries,
         evals=evals,
         version=records.version,
@@ -298,7 +298,7 @@ def _arithmetic(
     records: LossRecords, facts: LossFacts | None, found: Reconciliation | None, clean: float | None
 ) -> tuple[str, ...]:
     lines: list[str] = []
-    parts = found.windows if found is not None and found.windows else windows(records.course.points, 0)
+    parts = found.windows if found is not None and found.windows else records.windows
     course: Course = records.course
     if course.points:
         count = counted(len(course.points), "logged loss", "logged losses")

@@ -12,20 +12,19 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 ROUNDING = 5e-5  # half a unit in the fourth decimal: releases before 5.0 log round(loss, 4)
 
 
-@dataclass(frozen=True, slots=True)
-class LossPoint:
+class LossPoint(NamedTuple):
     """A logged training loss."""
 
     step: int
     value: float
 
 
-@dataclass(frozen=True, slots=True)
-class LossWindow:
+class LossWindow(NamedTuple):
     """The mean loss of the steps after `start` up to and including `end`."""
 
     start: int
@@ -82,11 +81,9 @@ def windows(points: Sequence[LossPoint], start: int) -> tuple[LossWindow, ...]:
 
 def total(parts: Iterable[LossWindow]) -> float:
     """The sum of all step losses in the windows."""
-    return (
-        math.fsum(part.sum for part in parts)
-        if (parts := tuple(parts)) and all(math.isfinite(part.loss) for part in parts)
-        else sum(part.sum for part in parts)
-    )
+    sums = [loss * (end - start) for start, end, loss in parts]
+    plain = sum(sums)
+    return math.fsum(sums) if math.isfinite(plain) else plain
 
 
 def rounding_error(parts: Sequence[LossWindow], *, rounded: bool) -> float:

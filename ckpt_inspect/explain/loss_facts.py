@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect.explain.answer import Evidence
-from ckpt_inspect.explain.loss_arithmetic import Course, course
+from ckpt_inspect.explain.loss_arithmetic import Course, LossWindow, course, windows
 from ckpt_inspect.explain.loss_terms import Divisor, LossFacts
 from ckpt_inspect.explain.numbers import MOST_STEPS, is_number, is_step
 from ckpt_inspect.explain.version import VersionEvidence, newest_training_args, run_version
@@ -80,19 +80,25 @@ class LossRecords:
     @cached_property
     def course(self) -> Course:
         """The logged losses in step order, from trainer_state.json, or trainer_log.jsonl where it tells more."""
-        from_state = course(_state_points(self.session_entries))
-        from_log = course(_log_points(self.run))
-        if self._log_tells_more(from_state, from_log):
-            return from_log
-        return from_state
+        return self._log_course if self._log_tells_more else self._state_course
+
+    @cached_property
+    def windows(self) -> tuple[LossWindow, ...]:
+        """The windows of the logged losses, as of one session from the first step on."""
+        return windows(self.course.points, 0)
+
+    @cached_property
+    def _state_course(self) -> Course:
+        return course(_state_points(self.session_entries))
+
+    @cached_property
+    def _log_course(self) -> Course:
+        return course(_log_points(self.run))
 
     @cached_property
     def source(self) -> str:
         """The file `course` comes from."""
-        from_log = course(_log_points(self.run))
-        if self._log_tells_more(course(_state_points(self.session_entries)), from_log):
-            return self.log_path
-        return self.state_path
+        return self.log_path if self._log_tells_more else self.state_path
 
     @property
     def log_path(self) -> str:
@@ -100,13 +106,14 @@ class LossRecords:
         artifact = self.run.find("trainer_log")
         return artifact.path if artifact is not None else "trainer_log.jsonl"
 
-    def _log_tells_more(self, from_state: Course, from_log: Course) -> bool:
-        if not from_log.points:
+    @cached_property
+    def _log_tells_more(self) -> bool:
+        if not self._log_course.points:
             return False
-        if not from_state.points:
+        if not self._state_course.points:
             return True
         is_root = self.state_path == "trainer_state.json"
-        return not is_root and from_log.points[-1].step > from_state.points[-1].step
+        return not is_root and self._log_course.points[-1].step > self._state_course.points[-1].step
 
     @cached_property
     def reports(self) -> tuple[Reported, ...]:

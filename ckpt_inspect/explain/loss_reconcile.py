@@ -26,6 +26,7 @@ from ckpt_inspect.explain.loss_terms import LossFacts, Reconciliation, Tail, Ver
 
 RELATIVE = 1e-5  # float32 accumulation of micro-batch losses
 MOST_CANDIDATES = 20_000
+SHARP = 0.1  # rounding may leave less than a tenth of a step of doubt, or a whole number of steps means nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,7 @@ def _solved(facts: LossFacts) -> Iterable[int]:
     if end is None or facts.points[-1].step != end:
         return
     parts = windows(facts.points, 0)
+    doubt = rounding_error(parts, rounded=facts.rounded)
     after = 0.0
     for part in reversed(parts):
         for divisor in facts.divisors:
@@ -210,14 +212,9 @@ def _solved(facts: LossFacts) -> Iterable[int]:
                 share = (facts.reported * (end - part.end) - after) / slope if slope else math.inf
             if math.isfinite(share) and 0 < share <= part.steps + 1:
                 start = part.end - share
-                if _is_sharp(facts, parts, part) and abs(start - round(start)) < 0.05:
+                if doubt < SHARP * abs(part.loss) and abs(start - round(start)) < 0.05:
                     yield round(start)
         after += part.sum
-
-
-def _is_sharp(facts: LossFacts, parts: Sequence[LossWindow], part: LossWindow) -> bool:
-    """Whether rounding leaves less than a tenth of a step of doubt, so that a whole number means something."""
-    return rounding_error(parts, rounded=facts.rounded) < 0.1 * abs(part.loss)
 
 
 def _accepted(facts: LossFacts, fit: _Fit, others: Sequence[_Fit]) -> Reconciliation:

@@ -241,11 +241,8 @@ def solve_total(schedule: Schedule, count: int, rate: float) -> int | None:
 def _skips(facts: ScheduleFacts, offset: int) -> tuple[tuple[Segment, ...], int] | None:
     """The whole course with a lag that only grows: updates that the scheduler was not stepped for."""
     lag, first = 0, None
-    points = [
-        point
-        for index, point in enumerate(facts.points)
-        if point.rate != 0.0 or any(earlier.rate != 0.0 for earlier in facts.points[:index])
-    ]
+    started = next((index for index, point in enumerate(facts.points) if point.rate != 0.0), 0)
+    points = facts.points[started:]  # under DeepSpeed a rate of 0 is logged until the first update was not skipped
     for point in points:
         count = point.step - offset
         found = next(
