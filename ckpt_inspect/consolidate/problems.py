@@ -1,6 +1,6 @@
 """One thing the planner or the proof found wrong, as data, and the exception it becomes.
 
-The ids (Z01 ... Z50) name the checks; ``docs/consolidate.md`` lists them. A problem of level "error" refuses the
+The ids (Z01 ... Z50) name the checks. A problem of level "error" refuses the
 consolidation; `forceable` says whether ``--force`` may turn it into a recorded warning, because the bytes that would
 be written exist and are only in doubt. A problem of level "note" is kept among the plan's facts.
 """
