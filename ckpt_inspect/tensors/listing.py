@@ -168,8 +168,8 @@ class _Collected:
         shown = prefix + file
         found = reader.read(file)
         if places.single and not found.rows and found.format not in ("safetensors", "torch"):
-            reason = found.faults[0].message if found.faults else f"a file of format {found.format}"
-            raise NotAFormatError(f"holds no tensors that can be listed: {reason}", where=shown)
+            reason = found.faults[0].message if found.faults else f"a file of kind {found.format}"
+            raise NotAFormatError(f"no tensors to list: {reason}", where=shown)
         self.places[shown] = (places.tree, file)
         if universal_name(file, "") is not None:
             rows = tuple(row._replace(name=universal_name(file, row.name) or row.name) for row in found.rows)

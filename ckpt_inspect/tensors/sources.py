@@ -23,6 +23,7 @@ from ckpt_inspect.formats.torch_types import Tensor
 from ckpt_inspect.storage import ByteSource, LocalTree
 from ckpt_inspect.tensors.rows import Chunk, TensorRow
 
+_SAYS_ITSELF = ("empty", "zeros", "lfs-pointer", "html", "tar")  # what lies where a torch file should
 _TORCH = ("zip", "legacy-torch", "pickle")
 
 
@@ -64,8 +65,11 @@ class FileReader:
                 for name, dtype, shape, begin, end, offset in header.tensors
             )
             return FileTensors("safetensors", rows, header.faults)
-        archive = open_torch(source)  # says what it is instead
-        return FileTensors(kind, (), archive.faults)
+        if kind in _SAYS_ITSELF:
+            return FileTensors(kind, (), open_torch(source).faults)
+        return FileTensors(
+            kind, (), (Fault("tensors-not-listed", f"a file of kind {kind}, whose tensors are not listed"),)
+        )
 
     def _torch(self, source: ByteSource, shown: str) -> FileTensors:
         archive = open_torch(source, memory=self._memory)

@@ -111,6 +111,8 @@ class _Reader:
             return []
         if row.chunks:
             return self._chunk_pieces(row, elements)
+        if row.nbytes * 8 != row.numel * elements.bits * elements.parts:
+            raise NoValuesError(f"its shape needs other than its {row.nbytes:,} bytes")
         if row.offset is None:
             raise NoValuesError("its bytes do not lie in the file as they are")
         return [_piece(row.file, row.offset, row.shape, row.stride, row.nbytes, elements, big_endian=row.big_endian)]

@@ -1,4 +1,4 @@
-"""Every fault a reader of zip, torch and distributed files can name has a row, and every row is named somewhere."""
+"""Every fault a reader of files can name has a row, and every row is named somewhere."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pytest
 
 from ckpt_inspect.knowledge import faults
 
-ROOM = re.compile(r"(zip|torch|dcp|fsdp|universal)-[a-z0-9-]+")
+ROOM = re.compile(r"(zip|torch|dcp|fsdp|universal|json|safetensors|index|tensors)-[a-z0-9-]+")
+READERS = re.compile(r"(zip|torch|dcp|json|safetensors|shard)_\w+\.py")
 SOURCES = [
-    *(entry for entry in files("ckpt_inspect.formats").iterdir() if re.match(r"(zip|torch|dcp)_\w+\.py", entry.name)),
-    *(files("ckpt_inspect.artifacts") / name for name in ("fsdp.py", "universal.py")),
+    *(entry for entry in files("ckpt_inspect.formats").iterdir() if READERS.fullmatch(entry.name)),
+    *(files("ckpt_inspect.artifacts") / name for name in ("fsdp.py", "universal.py", "weights.py")),
+    files("ckpt_inspect.tensors") / "sources.py",
 ]
 NAMED = {
     match

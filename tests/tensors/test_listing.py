@@ -178,3 +178,13 @@ def test_a_distributed_checkpoint_lists_whole_tensors_with_their_pieces(shared: 
     assert pieces
     assert all(row.offset is None for row in pieces)
     assert sum(chunk.sizes[0] for chunk in pieces[0].chunks) == pieces[0].shape[0]
+
+
+def test_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model-Q4.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(100))
+    with pytest.raises(NotAFormatError, match="gguf"):
+        list_tensors([tmp_path / "model-Q4.gguf"])
+    listing = list_tensors([tmp_path])
+    assert [(problem.file, problem.fault.kind) for problem in listing.problems] == [
+        ("model-Q4.gguf", "tensors-not-listed")
+    ]
