@@ -160,7 +160,7 @@ def _model(document: Json) -> list[Piece]:
     if model["architectures"]:
         parts.append(printable(", ".join(model["architectures"]), 120))
     if model["parameters"]:
-        dtypes = f" {'/'.join(model['dtypes'])}" if model["dtypes"] else ""
+        dtypes = f" {printable('/'.join(model['dtypes']), 60)}" if model["dtypes"] else ""
         parts.append(f"{short_count(model['parameters'])} parameters{dtypes}")
     if model["vocab_size"]:
         parts.append(f"vocabulary {model['vocab_size']:,}")
