@@ -22,7 +22,7 @@ DOCUMENTATION = "https://ckpt-inspect.readthedocs.io"
 
 def sarif(report: CheckReport, rules: Mapping[str, Rule], version: str) -> str:
     """The report as one SARIF run; only rules that fired are described."""
-    fired = sorted({finding.rule for run in report.runs for finding in run.findings})
+    fired = sorted({finding.rule for run in report.runs for finding in run.findings} & set(rules))
     index = {code: position for position, code in enumerate(fired)}
     unreadable = [run for run in report.runs if run.unreadable]
     document = {
@@ -35,7 +35,7 @@ def sarif(report: CheckReport, rules: Mapping[str, Rule], version: str) -> str:
                         "name": "ckpt-inspect",
                         "version": version,
                         "informationUri": DOCUMENTATION,
-                        "rules": [_descriptor(rules[code]) for code in fired if code in rules],
+                        "rules": [_descriptor(rules[code]) for code in fired],
                     }
                 },
                 "invocations": [
@@ -69,9 +69,10 @@ def _result(run: CheckedRun, finding: Finding, index: Mapping[str, int]) -> dict
     location: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": _uri(run.path, finding.path)}}}
     if finding.tensor:
         location["logicalLocations"] = [{"fullyQualifiedName": finding.tensor, "kind": "member"}]
+    described = {"ruleIndex": index[finding.rule]} if finding.rule in index else {}
     return {
         "ruleId": finding.rule,
-        "ruleIndex": index[finding.rule],
+        **described,
         "level": finding.severity,
         "message": {"text": f"{finding.message} {finding.remedy}".strip()},
         "locations": [location],
@@ -82,4 +83,4 @@ def _result(run: CheckedRun, finding: Finding, index: Mapping[str, int]) -> dict
 
 def _uri(root: str, path: str) -> str:
     full = PurePath(root) / path if path else PurePath(root)
-    return quote(full.as_posix(), safe="/:")
+    return quote(full.as_posix(), safe="/")  # a colon in the first part would make it a scheme

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
+
+import jsonschema
+import pytest
 
 from ckpt_inspect.printable import printable
 from ckpt_inspect.report.github import github
@@ -35,10 +39,34 @@ def test_sarif_places_each_finding_on_its_file_and_tensor() -> None:
     results = document["runs"][0]["results"]
     assert [result["level"] for result in results] == ["error", "note"]
     location = results[0]["locations"][0]
-    assert location["physicalLocation"]["artifactLocation"]["uri"] == "out/run%20one/checkpoint-4/a%2C%20b:c%25.bin"
+    assert location["physicalLocation"]["artifactLocation"]["uri"] == "out/run%20one/checkpoint-4/a%2C%20b%3Ac%25.bin"
     assert location["logicalLocations"][0]["fullyQualifiedName"] == EVIL
     assert document["runs"][0]["invocations"][0]["executionSuccessful"] is False
     assert results[1]["properties"]["evidence"]["value"] == "NaN"
+
+
+SCHEMA = json.loads((Path(__file__).parent / "schemas" / "sarif-2.1.0-rtm.5.json").read_text())
+
+
+@pytest.mark.parametrize("report", [REPORT, CLEAN])
+def test_sarif_is_valid_against_the_schema(report: CheckReport) -> None:
+    jsonschema.Draft4Validator.check_schema(SCHEMA)
+    document = json.loads(sarif(report, {"CKP001": RULE}, "1.0"))
+    errors = [error.message for error in jsonschema.Draft4Validator(SCHEMA).iter_errors(document)]
+    assert errors == []
+
+
+def test_the_schema_refuses_what_is_not_sarif() -> None:
+    document = json.loads(sarif(REPORT, {"CKP001": RULE}, "1.0"))
+    document["runs"][0]["results"][0]["level"] = "fatal"
+    assert not jsonschema.Draft4Validator(SCHEMA).is_valid(document)
+
+
+def test_sarif_rule_indexes_point_at_the_rule() -> None:
+    document = json.loads(sarif(REPORT, {"CKP999": RULE}, "1.0"))  # the first finding's rule is not described
+    run = document["runs"][0]
+    assert ["ruleIndex" in result for result in run["results"]] == [False, True]
+    assert len(run["tool"]["driver"]["rules"]) == run["results"][1]["ruleIndex"] + 1
 
 
 def test_sarif_is_ascii() -> None:
@@ -54,6 +82,32 @@ def test_junit_counts_agree_with_its_cases() -> None:
         assert int(suite.get("tests", "")) == len(suite.findall("testcase"))
         assert int(suite.get("failures", "")) == len(suite.findall("testcase/failure"))
         assert int(suite.get("skipped", "")) == len(suite.findall("testcase/skipped"))
+
+
+# Element -> its attributes and children, as Jenkins' xunit plugin (junit-10.xsd) and GitLab read them.
+JUNIT = {
+    "testsuites": ({"name", "tests", "failures", "errors", "time"}, {"testsuite"}),
+    "testsuite": ({"name", "tests", "failures", "errors", "skipped", "time"}, {"testcase"}),
+    "testcase": ({"name", "classname", "time"}, {"skipped", "error", "failure"}),
+    "skipped": ({"message", "type"}, set()),
+    "error": ({"message", "type"}, set()),
+    "failure": ({"message", "type"}, set()),
+}
+REQUIRED = {"testsuite": {"name", "tests"}, "testcase": {"name", "classname"}}
+
+
+@pytest.mark.parametrize("report", [REPORT, CLEAN])
+def test_junit_has_only_elements_and_attributes_of_its_schema(report: CheckReport) -> None:
+    root = ElementTree.fromstring(junit(report, ("error", "warning")))
+    assert root.tag == "testsuites"
+    for element in root.iter():
+        attributes, children = JUNIT[element.tag]
+        assert set(element.keys()) <= attributes
+        assert REQUIRED.get(element.tag, set()) <= set(element.keys())
+        assert {child.tag for child in element} <= children
+        assert element.tag != "testcase" or len(element) <= 1
+    for name in ("tests", "failures", "errors"):
+        assert root.get(name) == str(sum(int(suite.get(name, "")) for suite in root))
 
 
 def test_junit_of_a_clean_run_has_one_passing_case() -> None:
