@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 KEPT = 100
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
-_SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm", "bpe.model")
+SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm", "bpe.model")
 _CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _FILES = (
     "tokenizer.json",
@@ -41,7 +41,7 @@ _FILES = (
     "vocab.json",
     "merges.txt",
     "vocab.txt",
-    *_SENTENCEPIECE,
+    *SENTENCEPIECE_FILES,
     "target.spm",
     "tekken.json",
 )
@@ -135,7 +135,7 @@ class _Reader:
             transformers_version=config_fields.text("transformers_version"),
             auto_map=config_fields.mapping("auto_map") or {},
             files=self._names,
-            exact=source in ("tokenizer.json", "tekken.json") or not _shifts(config.get("tokenizer_class")),
+            exact=source in ("tokenizer.json", "tekken.json") or not shifts_ids(config.get("tokenizer_class")),
             config=dict(config),
             faults=(*self._placed, *self._faults.sealed()),
             vocabulary=vocabulary.ids,
@@ -192,7 +192,7 @@ _READERS: dict[str, Any] = {
     "tokenizer.json": read_tokenizer_json,
     "vocab.json": read_vocab_json,
     "vocab.txt": _read_vocab_txt,
-    **dict.fromkeys(_SENTENCEPIECE, read_sentencepiece),
+    **dict.fromkeys(SENTENCEPIECE_FILES, read_sentencepiece),
     "tekken.json": read_tekken,
     "*.tiktoken": read_tiktoken,
 }
@@ -202,7 +202,8 @@ def _is_sentinel(value: object) -> bool:
     return isinstance(value, int | float) and value >= SENTINEL_LENGTH
 
 
-def _shifts(name: object) -> bool:
+def shifts_ids(name: object) -> bool:
+    """Whether a slow tokenizer's class gives the pieces of its file other ids than their places."""
     return isinstance(name, str) and name.startswith(_SHIFTED)
 
 

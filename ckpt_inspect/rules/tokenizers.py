@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+from ckpt_inspect.artifacts.tokenizer_types import SENTINEL_LENGTH
 from ckpt_inspect.explain.numbers import counted, listed
 from ckpt_inspect.printable import printable
 from ckpt_inspect.rules.faults import hits
 from ckpt_inspect.rules.finding import Hit
 from ckpt_inspect.rules.registry import rule
 from ckpt_inspect.rules.subject import Subject
+
+if TYPE_CHECKING:
+    from ckpt_inspect.artifacts.tokenizer_copies import Copies
 
 _FILES = ("tokenizer_json", "tokenizer_config", "added_tokens", "special_tokens_map", "vocab", "tokenizer_model")
 
@@ -261,5 +266,62 @@ def length_unset(subject: Subject) -> Iterator[Hit]:
     Source: transformers VERY_LARGE_INTEGER; tokenizer rule catalogue T20.
     """
     tokenizer = subject.place.tokenizer
-    if tokenizer is not None and tokenizer.model_max_length is not None and tokenizer.model_max_length > 10**12:
+    value = tokenizer.config.get("model_max_length") if tokenizer is not None else None
+    if isinstance(value, int | float) and value >= SENTINEL_LENGTH:
         yield Hit(_where(subject, "tokenizer_config"), "model_max_length is unset.")
+
+
+@rule("CKP819", "vocabulary-copies-differ", "warning", scope="run", thorough=True)
+def vocabulary_copies_differ(subject: Subject) -> Iterator[Hit]:
+    """vocab.json, merges.txt, vocab.txt or a SentencePiece model holds another vocabulary than tokenizer.json.
+
+    Why it matters: fast and slow loading, and programs that read the other file (llama.cpp, converters), give other ids.
+
+    How to fix: delete the slow files, or save all of them from one tokenizer with transformers 4.
+
+    Example: a tokenizer.json with a trimmed vocabulary beside the vocab.json of the base model.
+
+    Source: transformers 4.57 tokenization_utils_fast.py:_save_pretrained writes both from one tokenizer.
+    """
+    copies = _copies(subject)
+    for item in copies.disagreements[:5] if copies is not None else ():
+        first, second = printable(item.first, 40), printable(item.second, 40)
+        yield Hit(
+            _where(subject, "tokenizer_json"),
+            f"{printable(item.subject, 60)}: {first} in {item.first_file}, {second} in {printable(item.second_file, 40)}.",
+            evidence={"what": item.what},
+        )
+
+
+@rule("CKP820", "merge-of-unknown-token", "error", scope="run", thorough=True)
+def merge_of_unknown_token(subject: Subject) -> Iterator[Hit]:
+    """A merge of tokenizer.json joins tokens the vocabulary does not have.
+
+    Why it matters: the tokenizers library refuses to load such a file.
+
+    How to fix: remove the merges of removed tokens too, or take the tokenizer of the base model.
+
+    Example: a vocabulary trimmed by hand whose merges were left as they were.
+
+    Source: tokenizers 0.23 models/bpe/model.rs (MergeTokenOutOfVocabulary).
+    """
+    copies = _copies(subject)
+    if copies is not None and copies.unknown_merges:
+        shown = printable(copies.first_unknown, 60)
+        yield Hit(
+            _where(subject, "tokenizer_json"),
+            f"{counted(copies.unknown_merges, 'merge')} name a token that is not in the vocabulary ({shown}).",
+            evidence={"merges": copies.unknown_merges},
+        )
+
+
+def _copies(subject: Subject) -> Copies | None:
+    """The copies of the vocabulary in a place, compared once for both rules."""
+    memo = subject.place.memo
+    if "tokenizer_copies" not in memo:
+        from ckpt_inspect.artifacts.tokenizer_copies import compare_copies
+
+        has = subject.place.has("tokenizer_json")
+        memo["tokenizer_copies"] = compare_copies(subject.place.tree, subject.place.path) if has else None
+    found: Copies | None = memo["tokenizer_copies"]
+    return found

@@ -17,6 +17,7 @@ from ckpt_inspect.artifacts.adapter_targets import is_target, pattern_key
 from ckpt_inspect.artifacts.adapter_weights import AdapterWeights, read_adapter_weights
 from ckpt_inspect.artifacts.model import read_generation_config, read_model_config
 from ckpt_inspect.artifacts.tokenizer import read_tokenizer
+from ckpt_inspect.artifacts.tokenizer_copies import compare_copies
 from ckpt_inspect.storage import LocalFile, LocalTree
 
 pytestmark = pytest.mark.judge
@@ -96,6 +97,19 @@ def test_added_tokens_get_the_ids_the_library_gives_them(tmp_path: Path, vocab: 
     assert (ours.length, ours.vocab_size) == (theirs.get_vocab_size(), theirs.get_vocab_size(with_added_tokens=False))
     assert {text: ours.id_of(text) for _, text in tokens if text} == {t: theirs.token_to_id(t) for _, t in tokens if t}
     assert ours.max_id == max(theirs.get_vocab().values())
+
+
+@pytest.mark.parametrize("merges", [[["a", "b"]], [["a", "c"]], [["b", "a"]], [["a", "b"], ["ab", "a"]]])
+def test_a_merge_the_reader_calls_unknown_is_one_the_library_refuses(tmp_path: Path, merges: list) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    document = tokenizer_json({"a": 0, "b": 1, "ab": 2}, [], merges)
+    found = compare_copies(LocalTree(write(tmp_path, {"tokenizer.json": document})))
+    assert found is not None
+    if found.unknown_merges:
+        with pytest.raises(BaseException, match=r"\w"):  # a panic of the library is no Exception
+            tokenizers.Tokenizer.from_str(json.dumps(document))
+    else:
+        tokenizers.Tokenizer.from_str(json.dumps(document))
 
 
 def test_special_tokens_nobody_listed_are_added_as_transformers_adds_them(tmp_path: Path) -> None:
