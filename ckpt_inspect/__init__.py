@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from ckpt_inspect.errors import CkptInspectError
     from ckpt_inspect.run import Artifact, Checkpoint, Producer, Run, StateDirectory, open_run
+    from ckpt_inspect.tensors import list_tensors
 
 # name -> module that defines it
 _PUBLIC = {
@@ -42,6 +43,7 @@ _PUBLIC = {
     "iter_tensors": "ckpt_inspect.consolidate.api",
     "verify_consolidation": "ckpt_inspect.consolidate.api",
     "CkptInspectError": "ckpt_inspect.errors",
+    "list_tensors": "ckpt_inspect.tensors",
 }
 # packages that are a verb themselves: they can be called
 _VERBS = frozenset({"consolidate"})
@@ -58,6 +60,7 @@ __all__ = [
     "args",
     "consolidate",
     "iter_tensors",
+    "list_tensors",
     "open_run",
     "plan_consolidation",
     "show",
