@@ -10,6 +10,7 @@ from ckpt_inspect.consolidate.cast import Cast, component_size, swap_in_place
 from ckpt_inspect.consolidate.plan import PlannedTensor, Range
 from ckpt_inspect.consolidate.positional import read_into
 from ckpt_inspect.consolidate.sources import SourceFiles
+from ckpt_inspect.errors import UnreadableError
 from ckpt_inspect.formats.dtypes import BY_NAME
 
 _SCRATCH = 1 << 20
@@ -118,6 +119,8 @@ class Filler:
         assert tensor is not None  # noqa: S101 - the caller has looked
         source_size = BY_NAME[tensor.source_dtype].bits // 8
         target_size = BY_NAME[tensor.dtype].bits // 8
+        if run.length < source_size:
+            raise UnreadableError("a range ends inside an element", where=str(self._sources.path(run.source)))
         fitting = min(run.length // source_size, len(room) // target_size, _SCRATCH // source_size)
         elements = max(1, fitting)
         raw = self._scratch[: elements * source_size]

@@ -18,6 +18,7 @@ from typing import Any
 from ckpt_inspect.consolidate.compose import Composition
 from ckpt_inspect.consolidate.plan import Plan, PlannedTensor, Range, SourceFile
 from ckpt_inspect.errors import NotAFormatError, VerificationError
+from ckpt_inspect.formats.dtypes import BY_NAME
 from ckpt_inspect.formats.json_document import parse_json
 
 RECORD = "consolidation.json"
@@ -143,10 +144,12 @@ def read_record(directory: Path, data: bytes) -> Record:
             SourceFile(str(row["path"]), int(row["size"]), int(row["mtime_ns"]), row["rank"])
             for row in value["sources"]
         )
-        files = tuple(WrittenFile(str(row["name"]), int(row["size"]), row["sha256"]) for row in value["files"])
-        tensors = tuple(RecordedTensor(str(row["file"]), _tensor(row)) for row in value["tensors"])
+        files = tuple(
+            WrittenFile(str(row["name"]), _count(row["size"]), _checksum(row["sha256"])) for row in value["files"]
+        )
+        tensors = tuple(RecordedTensor(str(row["file"]), _tensor(row, len(sources))) for row in value["tensors"])
         relative, root = value["root_from_output"], Path(str(value["root"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise VerificationError(f"misses what {SCHEMA} holds", where=where) from error
     roots = [root] if relative is None else [directory / str(relative), root]
     return Record(value, files, tensors, sources, tuple(roots), is_sealed(data))
@@ -193,11 +196,27 @@ def _tensor_rows(composition: Composition) -> Iterable[dict[str, Any]]:
             }
 
 
-def _tensor(row: Mapping[str, Any]) -> PlannedTensor:
-    return PlannedTensor(
-        str(row["name"]), tuple(row["shape"]), str(row["source_dtype"]), str(row["dtype"]),
-        tuple(Range(*part) for part in row["ranges"]), row["origin"],
-    )  # fmt: skip
+def _tensor(row: Mapping[str, Any], sources: int) -> PlannedTensor:
+    """A row of the record; raises `ValueError` for what no writer of it would say."""
+    shape = tuple(_count(size) for size in row["shape"])
+    ranges = tuple(Range(_count(part[0]), _count(part[1]), _count(part[2]), len(part) > 3) for part in row["ranges"])
+    if row["dtype"] not in BY_NAME or row["source_dtype"] not in BY_NAME:
+        raise ValueError("unknown element type")
+    if any(part.source >= sources for part in ranges):
+        raise ValueError("a range of no source")
+    return PlannedTensor(str(row["name"]), shape, row["source_dtype"], row["dtype"], ranges, row["origin"])
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError("not a count")
+    return value
+
+
+def _checksum(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError("not a checksum")
+    return value
 
 
 def _rows(key: str, rows: Iterable[Mapping[str, Any]]) -> str:

@@ -31,21 +31,22 @@ SAMPLE_BYTES = 4096
 SAMPLED_TENSORS = 64
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
 
-Shards = Literal["equal", "differ", "missing", "changed", "unreadable"]
+Shards = Literal["equal", "differ", "missing", "changed", "unreadable", "not compared"]
 
 
 @dataclass(slots=True)
 class Verification:
     """What was found: `problems` fail the verification, `notes` say what was not covered.
 
-    `shards`: "equal" when every byte was compared with the shards, "missing" or "changed" when they could not be.
+    `shards`: "equal" when every byte was compared with the shards; "missing", "changed" or "unreadable" when they could
+    not be; "not compared" when nobody asked, or something else was wrong before.
     """
 
     directory: str
     files: int = 0
     bytes_covered: int = 0
     tensors: int = 0
-    shards: Shards = "missing"
+    shards: Shards = "not compared"
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -186,8 +187,10 @@ def _compare_with_shards(directory: Path, record: Record, report: Verification, 
     if record.document.get("engine") != "native":
         report.notes.append("written by another engine: there is no plan to compare with the shards")
         return
-    root = next((root for root in record.source_roots if (root / record.sources[0].path).is_file()), None)
-    if root is None or not record.sources:
+    first = record.sources[0].path if record.sources else ""
+    root = next((root for root in record.source_roots if first and (root / first).is_file()), None)
+    if root is None:
+        report.shards = "missing"
         report.notes.append("the shards are no longer there: only the checksums were compared")
         return
     touched = False
@@ -195,6 +198,7 @@ def _compare_with_shards(directory: Path, record: Record, report: Verification, 
         try:
             status = os.stat(root / source.path)
         except OSError:
+            report.shards = "missing"
             report.notes.append(f"{printable(source.path)} is no longer there: the shards were not compared")
             return
         if status.st_size != source.size:

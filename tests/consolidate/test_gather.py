@@ -269,3 +269,10 @@ def test_progress_counts_every_byte_once(shards, tmp_path):
             written(tmp_path / "out", file, sources, way, progress=progress)
         assert progress.total == file.size
     assert filling._SCRATCH >= 8
+
+
+def test_a_range_that_ends_inside_an_element_is_an_error(shards):
+    root, files, _ = shards
+    tensor = PlannedTensor("t", (2,), "F32", "BF16", (Range(0, 0, 6),), "master")
+    with closing(SourceFiles(root, files)) as sources, pytest.raises(UnreadableError, match="inside an element"):
+        Filler(b"", (tensor,), sources).fill(memoryview(bytearray(100)))

@@ -184,6 +184,34 @@ def test_a_record_that_is_none_is_an_error_of_one_line(content, output, capfd):
     assert capfd.readouterr().err.count("\n") == 1
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_record_that_says_anything_at_all_is_never_a_crash(data, made):
+    path = made / "out" / RECORD
+    original = path.read_bytes()
+    record = json.loads(original)
+    record.pop("record_sha256")
+    place, key = record, data.draw(st.sampled_from(sorted(record)))
+    while isinstance(place[key], (list, dict)) and place[key] and data.draw(st.booleans()):
+        place = place[key]
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+    place[key] = data.draw(JSON)
+    path.write_bytes(seal(json.dumps(record, indent=2)[: -len("\n}")]))
+    try:
+        verify_consolidation(made / "out")
+    except VerificationError:
+        pass
+    finally:
+        path.write_bytes(original)
+
+
 def test_a_directory_without_a_record_is_no_output(tmp_path):
     with pytest.raises(NotAFormatError, match="not an output of consolidate"):
         verify_consolidation(tmp_path)
