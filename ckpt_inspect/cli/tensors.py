@@ -67,7 +67,7 @@ def tensors(
         from ckpt_inspect.tensors.values import statistics_of
 
         measured = statistics_of(listing, progress=progress())
-        if sys.stdout.isatty():  # rows and the progress bar would write over one another
+        if sys.stderr.isatty():  # rows and the progress bar would write over one another
             measured = iter(list(measured))
     if json:
         from ckpt_inspect.report.tensors_document import tensors_json
