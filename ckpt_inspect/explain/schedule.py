@@ -190,7 +190,7 @@ def _answer(records: ScheduleRecords, plan: Plan, found: Fit | None) -> Learning
     if plan.kind is None and plan.schedule is None:
         guess = infer_schedule(points, records.total, _offsets(plan, records.version), records.base_rate)
         inferred = guess[0] if guess is not None else None
-    state_text, states_agree = _states(records, plan)
+    state_text, states_agree = _states(records, plan, found)
     verdict: Literal["matches", "differs", "unknown"] = "unknown"
     if found is not None:
         verdict = "matches" if found.matches else "differs"
@@ -228,7 +228,7 @@ def _answer(records: ScheduleRecords, plan: Plan, found: Fit | None) -> Learning
         if found is not None and schedule is not None and schedule.kind != "constant"
         else None,
         first_departure=found.first_departure if found is not None else None,
-        skipped=max((state.step - state.count for state in records.states), default=None),
+        skipped=found.skipped if found is not None and (found.matches or _lagging(found)) else None,
         owner=plan.owner,
         inferred=inferred is not None,
         paragraph=explanation,
@@ -249,17 +249,20 @@ def _bare(points: tuple[RatePoint, ...]) -> str:
     )
 
 
-def _states(records: ScheduleRecords, plan: Plan) -> tuple[str, bool | None]:
+def _lagging(found: Fit | None) -> bool:
+    return found is not None and any(segment.cause == "skipped" for segment in found.segments)
+
+
+def _states(records: ScheduleRecords, plan: Plan, found: Fit | None) -> tuple[str, bool | None]:
     """What scheduler.pt adds: skipped updates, and whether its rate is the planned one."""
     if not records.states:
         return "", None
     sentences: list[str] = []
     last = records.states[-1]
     if last.count < last.step:
-        sentences.append(
-            f"scheduler.pt of checkpoint-{last.step} was stepped {last.count} times: "
-            f"{counted(last.step - last.count, 'update')} skipped."
-        )
+        missing = counted(last.step - last.count, "update")
+        why = "skipped" if _lagging(found) else "skipped, or done before the scheduler began anew"
+        sentences.append(f"scheduler.pt of checkpoint-{last.step} was stepped {last.count} times: {missing} {why}.")
     elif last.count > last.step:
         sentences.append(
             f"scheduler.pt of checkpoint-{last.step} was stepped {last.count} times, more often than the run has steps."

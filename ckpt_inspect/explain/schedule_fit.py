@@ -127,7 +127,7 @@ def _fit_with(facts: ScheduleFacts, offset: int) -> Fit:
     skipping = _skips(facts, offset) if facts.may_skip else None
     if skipping is not None:
         return Fit(offset, error, skipping[0], departure, skipping[1])
-    return Fit(offset, error, tuple(_merged(facts, offset, list(_segments(facts, offset)))), departure)
+    return Fit(offset, error, tuple(_merged(facts, offset, _segments(facts, offset))), departure)
 
 
 def _agrees(schedule: Schedule, count: int, rate: float) -> bool:
@@ -138,20 +138,24 @@ def _agrees(schedule: Schedule, count: int, rate: float) -> bool:
     return abs(rate - expected) <= TOLERANCE * max(schedule.base, abs(rate))
 
 
-def _segments(facts: ScheduleFacts, offset: int) -> Iterator[Segment]:
+def _segments(facts: ScheduleFacts, offset: int) -> list[Segment]:
+    """The course cut into stretches of one hypothesis each; entries that none explains are gathered."""
+    found: list[Segment] = []
     index, points = 0, facts.points
-    for _ in range(MOST_SEGMENTS):
-        best = _longest(facts, offset, index)
-        if best is None:
-            rest = points[index:]
-            yield Segment("unexplained", rest[0].step, rest[-1].step, len(rest), facts.schedule)
-            return
-        yield best
-        index += best.entries
-        if index == len(points):
-            return
-    rest = points[index:]
-    yield Segment("unexplained", rest[0].step, rest[-1].step, len(rest), facts.schedule)
+    while index < len(points):
+        best = _longest(facts, offset, index) if len(found) < MOST_SEGMENTS else None
+        if best is not None:
+            found.append(best)
+            index += best.entries
+            continue
+        step, count = points[index].step, 1 if len(found) < MOST_SEGMENTS else len(points) - index
+        last = points[index + count - 1].step
+        if found and found[-1].cause == "unexplained":
+            found[-1] = replace(found[-1], last=last, entries=found[-1].entries + count)
+        else:
+            found.append(Segment("unexplained", step, last, count, facts.schedule))
+        index += count
+    return found
 
 
 def _merged(facts: ScheduleFacts, offset: int, segments: list[Segment]) -> list[Segment]:
@@ -168,16 +172,17 @@ def _merged(facts: ScheduleFacts, offset: int, segments: list[Segment]) -> list[
 
 
 def _longest(facts: ScheduleFacts, offset: int, index: int) -> Segment | None:
-    """The hypothesis that explains most entries from `index` on; two at least, where two are left.
+    """The hypothesis that explains most entries from `index` on.
 
-    One entry alone can be met by many horizons, so it counts only when a simple hypothesis meets it.
+    One entry is enough for what the directory speaks of (the plan, a max_steps, a checkpoint); what was solved for from
+    one entry has to meet two more, a restart at an unknown step one more.
     """
     best: Segment | None = None
-    left = len(facts.points) - index
     for cause, schedule, shift in _hypotheses(facts, offset, index):
         count = _run_length(facts.points, index, schedule, offset + shift)
-        solved = cause in ("horizon", "base") and schedule.total not in facts.totals
-        if count < (min(2, left) if not solved else 3):
+        known = schedule.total in (facts.schedule.total, *facts.totals) and cause != "base"
+        fewest = 3 if not known else 2 if shift and shift not in facts.starts else 1
+        if count < fewest:
             continue
         if best is None or count > best.entries:
             points = facts.points[index : index + count]
@@ -239,8 +244,11 @@ def solve_total(schedule: Schedule, count: int, rate: float) -> int | None:
 
 
 def _skips(facts: ScheduleFacts, offset: int) -> tuple[tuple[Segment, ...], int] | None:
-    """The whole course with a lag that only grows: updates that the scheduler was not stepped for."""
-    lag, first = 0, None
+    """The whole course with a lag that only grows: updates that the scheduler was not stepped for.
+
+    A lag that jumps to the step of a checkpoint is no skipping: the scheduler began anew there.
+    """
+    lag = 0
     started = next((index for index, point in enumerate(facts.points) if point.rate != 0.0), 0)
     points = facts.points[started:]  # under DeepSpeed a rate of 0 is logged until the first update was not skipped
     for point in points:
@@ -255,8 +263,8 @@ def _skips(facts: ScheduleFacts, offset: int) -> tuple[tuple[Segment, ...], int]
         )
         if found is None:
             return None
-        if found > lag and first is None:
-            first = point.step
+        if found > lag and found in facts.starts and found > lag + 1:
+            return None
         lag = found
     if lag == 0:
         return None
