@@ -45,11 +45,12 @@ class _Shape:
 
 def _shape(rule: str, what: str, anchor: str, pattern: str, *, grave: bool = True, mixed: bool = False) -> _Shape:
     return _Shape(
-        rule, what, tuple(part.encode() for part in anchor.split()), re.compile(pattern.encode()), grave, mixed
+        rule, what, tuple(part.encode() for part in anchor.split()), re.compile(pattern.encode("latin-1")), grave, mixed
     )
 
 
-_W = r"(?<![A-Za-z0-9_])"
+# No letter stands before a key, but for one that is the length of the string or an opcode, behind a byte that is no text.
+_W = r"(?:(?<![A-Za-z0-9_])|(?<=[\x00-\x1f\x80-\xff][A-Za-z0-9_]))"
 _SHAPES: tuple[_Shape, ...] = (
     _shape("SEC-HF", "a Hugging Face token", "hf_", _W + r"hf_[A-Za-z0-9]{34,40}(?![A-Za-z0-9])", mixed=False),
     _shape("SEC-HF", "a Hugging Face organisation token", "api_org_", _W + r"api_org_[A-Za-z0-9]{34}(?![A-Za-z0-9])"),

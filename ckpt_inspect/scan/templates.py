@@ -26,16 +26,15 @@ _INTERNALS = frozenset(
     {
         "mro", "gi_frame", "gi_code", "gi_yieldfrom", "cr_frame", "cr_code", "ag_frame", "ag_code", "f_globals",
         "f_locals", "f_builtins", "f_back", "f_code", "tb_frame", "tb_next", "func_globals", "func_code", "im_func",
-        "im_self", "co_code", "co_consts", "popen", "system", "subclasses", "builtins", "globals", "import_string",
+        "im_self", "co_code", "co_consts", "popen", "subclasses", "import_string",
     }
 )  # fmt: skip
 _HELPERS = frozenset({"lipsum", "cycler", "joiner", "self", "config", "request", "url_for", "get_flashed_messages"})
 _HELPER_METHODS = frozenset({"next", "reset", "current"})
 _WIDE = re.compile(r"%[-+ #0]*\d{6,}|%[^%a-zA-Z]*\.\d{6,}|\{[^{}]*:[^{}]*\d{6,}[^{}]*\}")
 _REACHING = re.compile(r"\{[^{}]*(?:\._|\[|__)[^{}]*\}")
-_BY_ATTRIBUTE = frozenset(
-    {"map", "selectattr", "rejectattr", "groupby", "sort", "sum", "min", "max", "unique"}
-)  # filters that take the name of an attribute
+_BY_ATTRIBUTE = frozenset({"selectattr", "rejectattr", "groupby", "sum"})
+"""Filters whose first argument is the name of an attribute."""
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "indent"})
 
 
@@ -80,9 +79,11 @@ def _nesting(text: str) -> str | None:
 
 def _parse(text: str, collector: Collector, place: str) -> nodes.Template | None:
     from jinja2 import TemplateSyntaxError
+    from jinja2.parser import Parser
 
     try:
-        return _environment().parse(text)
+        # Not Environment.parse: on a syntax error it compiles and executes a fake frame for a prettier traceback.
+        return Parser(_environment(), text).parse()
     except TemplateSyntaxError as error:
         message = f"line {error.lineno}: {error.message}"
         collector.note("template-syntax", "known", message, place=place, severity="warning")
@@ -196,12 +197,15 @@ def _filter(node: nodes.Filter | nodes.Test) -> Iterator[tuple[str, str]]:
 
     if node.name == "attr":
         yield "template-code", f"line {node.lineno}: fetches attributes by computed name (attr)"
-    for argument in [*node.args, *(pair.value for pair in node.kwargs)]:
-        if node.name in _BY_ATTRIBUTE and isinstance(argument, nodes.Const) and isinstance(argument.value, str):
+    named = [pair.value for pair in node.kwargs if pair.key == "attribute"]
+    if node.name in _BY_ATTRIBUTE and node.args:
+        named.append(node.args[0])
+    for argument in named:
+        if isinstance(argument, nodes.Const) and isinstance(argument.value, str):
             for part in argument.value.split("."):
                 yield from _attribute(part, node)
-        if node.name in _PADDING and _size(argument) > _LARGE_TEXT:
-            yield "template-endless", f"line {node.lineno}: pads to an enormous width"
+    if node.name in _PADDING and any(_size(argument) > _LARGE_TEXT for argument in node.args):
+        yield "template-endless", f"line {node.lineno}: pads to an enormous width"
     if node.name == "format" and isinstance(node, nodes.Filter):
         yield from _format(node.node, node, percent=True)
     if node.name == "join" and isinstance(node, nodes.Filter) and node.node is not None:

@@ -7,6 +7,7 @@ not call it clean or known. ``python tests/fuzz/differential.py --seconds 3600``
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import struct
@@ -81,7 +82,7 @@ class Tally:
 
     streams: int = 0
     reached: int = 0  # runs of the C unpickler that looked up a name
-    unnamed: int = 0  # of those, with a name the machine did not name
+    unnamed: list[str] = field(default_factory=list)  # of those, with a name the machine did not name
     silent: list[str] = field(default_factory=list)  # and called clean or known: must stay empty
     crashes: list[str] = field(default_factory=list)
     slow: list[str] = field(default_factory=list)
@@ -137,7 +138,8 @@ class Child:
             self.process.wait()
             for pipe in (self.process.stdin, self.process.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with contextlib.suppress(BrokenPipeError):  # what was still to be sent to a dead process
+                        pipe.close()
             self.process = None
 
 
@@ -219,7 +221,7 @@ def compare(stream: bytes, program: PickleProgram, answers: list[dict[str, Any]]
         tally.reached += 1
         if theirs <= ours:
             continue
-        tally.unnamed += 1
+        tally.unnamed.append(stream.hex())
         verdict = scan_source(BytesSource(stream), "stream.pkl").verdict
         if verdict in ("clean", "known"):
             tally.silent.append(stream.hex())
@@ -266,7 +268,7 @@ def _shape(program: PickleProgram) -> tuple[Any, ...]:
 
 def _line(tally: Tally) -> str:
     return (
-        f"{tally.streams:,} streams, {tally.reached:,} reached a name, {tally.unnamed} unnamed, "
+        f"{tally.streams:,} streams, {tally.reached:,} reached a name, {len(tally.unnamed)} unnamed, "
         f"{len(tally.silent)} silent, {len(tally.crashes)} crashes, {len(tally.slow)} slow, "
         f"{tally.child_deaths} judge deaths, worst {tally.worst * 1000:.0f} ms"
     )
@@ -279,7 +281,12 @@ def main() -> int:
     options = parser.parse_args()
     tally = run(options.seconds, options.seed, log=True)
     print(_line(tally))
-    for title, streams in (("silent", tally.silent), ("crash", tally.crashes), ("slow", tally.slow)):
+    for title, streams in (
+        ("silent", tally.silent),
+        ("unnamed", tally.unnamed),
+        ("crash", tally.crashes),
+        ("slow", tally.slow),
+    ):
         for stream in streams[:20]:
             print(title, stream)
     return 0 if tally.clean else 1
