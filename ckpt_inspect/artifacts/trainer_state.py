@@ -218,20 +218,6 @@ def classify(entry: dict[str, Any]) -> EntryKind:
     return "other"
 
 
-def version_bracket(state: TrainerState) -> tuple[str | None, str | None]:
-    """(at least, at most): the transformers releases between which the writer lies, by the keys present."""
-    if not state.values:
-        return None, None
-    table = load("trainer_state_eras")
-    at_least = [row["since"] for key, row in table.items() if key in state.values]
-    at_most = [row["before"] for key, row in table.items() if key not in state.values and "before" in row]
-    return max(at_least, key=_release, default=None), min(at_most, key=_release, default=None)
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
-
-
 def _entries(fields: Fields, faults: FaultLog) -> tuple[LogEntry, ...]:
     raw = fields.sequence("log_history") or []
     entries: list[LogEntry] = []

@@ -2,7 +2,8 @@
 
 Evidence in order of trust: `transformers_version` of the model's config.json (written by the release that saved it),
 of generation_config.json and tokenizer_config.json, the framework versions in the model card, then the fields of
-trainer_state.json and training_args.bin (``knowledge/transformers_eras.toml``) and the shape of the logged numbers.
+trainer_state.json and training_args.bin (``knowledge/trainer_state_eras.toml``, ``transformers_eras.toml``) and the
+shape of the logged numbers.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def from_fields(
     reasons: list[str] = []
     table = load("transformers_eras")
     for place, found, rows in (
-        ("trainer_state.json", state_keys, table["state_field"]),
+        ("trainer_state.json", state_keys, [{"name": key, **row} for key, row in load("trainer_state_eras").items()]),
         ("training_args.bin", argument_names, table["argument_field"]),
     ):
         names = frozenset(found) if found is not None else frozenset()

@@ -7,7 +7,7 @@ import sys
 import pytest
 from builders.documents import json_source, kinds
 
-from ckpt_inspect.artifacts.trainer_state import LossPoint, classify, read_trainer_state, version_bracket
+from ckpt_inspect.artifacts.trainer_state import LossPoint, classify, read_trainer_state
 from ckpt_inspect.storage import BytesSource
 
 TRAIN = {"epoch": 0.5, "grad_norm": 1.2, "learning_rate": 1e-4, "loss": 2.0, "step": 5}
@@ -184,33 +184,6 @@ def test_keys_no_release_knows_and_keys_a_newer_release_writes_are_named() -> No
     assert read.unknown_keys == ("flux_capacitor",)
     assert "stateful_callbacks" in read.missing_keys
     assert "global_step" not in read.missing_keys
-
-
-@pytest.mark.parametrize(
-    ("keys", "bracket"),
-    [
-        ((), ("3.0", "4.31.0")),
-        (("logging_steps", "eval_steps", "save_steps"), ("4.32.0", "4.35.2")),
-        (
-            ("logging_steps", "eval_steps", "save_steps", "train_batch_size", "num_input_tokens_seen"),
-            ("4.36.0", "4.40.2"),
-        ),
-        (
-            (
-                "logging_steps",
-                "eval_steps",
-                "save_steps",
-                "train_batch_size",
-                "num_input_tokens_seen",
-                "stateful_callbacks",
-                "best_global_step",
-            ),
-            ("4.50.0", None),
-        ),
-    ],
-)
-def test_the_keys_present_bracket_the_release_that_wrote_them(keys: tuple[str, ...], bracket: tuple) -> None:
-    assert version_bracket(state(global_step=1, **dict.fromkeys(keys))) == bracket
 
 
 def test_whether_training_was_told_to_stop_is_read_from_the_trainer_control() -> None:

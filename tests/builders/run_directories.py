@@ -83,4 +83,5 @@ def fields_of(release: tuple[int, int, int]) -> tuple[dict[str, Any], dict[str, 
             if (parse_release(row.get("since")) or OLDEST) <= release < (parse_release(row.get("gone")) or NEWEST)
         }
 
-    return {**chosen(table["state_field"]), "stateful_callbacks": {}}, chosen(table["argument_field"])
+    state = [{"name": name, **row} for name, row in load("trainer_state_eras").items() if "since" in row]
+    return {**chosen(state), "stateful_callbacks": {}}, chosen(table["argument_field"])
