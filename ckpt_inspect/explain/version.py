@@ -107,7 +107,7 @@ def from_fields(
     reasons: list[str] = []
     table = load("transformers_eras")
     for place, found, rows in (
-        ("trainer_state.json", state_keys, [{"name": key, **row} for key, row in load("trainer_state_eras").items()]),
+        ("trainer_state.json", state_keys, state_fields()),
         ("training_args.bin", argument_names, table["argument_field"]),
     ):
         names = frozenset(found) if found is not None else frozenset()
@@ -145,6 +145,15 @@ def from_fields(
     if not reasons:
         return UNKNOWN
     return VersionEvidence(low, high, None, "; ".join(reasons[-3:]))
+
+
+def state_fields() -> list[dict[str, str]]:
+    """One telling key of trainer_state.json for each release that added some: a file may have lost the others."""
+    telling: dict[str, dict[str, str]] = {}
+    for name, row in load("trainer_state_eras").items():
+        if "since" in row:
+            telling.setdefault(row["since"], {"name": name, **row})
+    return list(telling.values())
 
 
 def _decimals(value: float) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from builders.pickles import Called, Instance, Name
 from builders.torch_files import save_zip
-from ckpt_inspect.explain.version import NEWEST, OLDEST, parse_release
+from ckpt_inspect.explain.version import NEWEST, OLDEST, parse_release, state_fields
 from ckpt_inspect.knowledge import load
 
 
@@ -83,5 +83,4 @@ def fields_of(release: tuple[int, int, int]) -> tuple[dict[str, Any], dict[str, 
             if (parse_release(row.get("since")) or OLDEST) <= release < (parse_release(row.get("gone")) or NEWEST)
         }
 
-    state = [{"name": name, **row} for name, row in load("trainer_state_eras").items() if "since" in row]
-    return {**chosen(state), "stateful_callbacks": {}}, chosen(table["argument_field"])
+    return {**chosen(state_fields()), "stateful_callbacks": {}}, chosen(table["argument_field"])
