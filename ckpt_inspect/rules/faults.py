@@ -5,7 +5,7 @@ The table ``knowledge/faults`` gives each kind of fault its rule; :func:`hits` t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect import knowledge
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ckpt_inspect.artifacts.fsdp import FsdpState
     from ckpt_inspect.rules.subject import Subject
     from ckpt_inspect.run import StateDirectory
+    from ckpt_inspect.storage import ByteSource
 
 _MOST = 3
 _PREDICATES = ("is ", "has ", "was ", "names ", "starts ", "ends ", "leads ")
@@ -100,6 +101,7 @@ def _collect(place: StateDirectory) -> Iterator[tuple[str, Fault]]:
     for rank, state in place.rng_states:
         name = "rng_state.pth" if rank is None else f"rng_state_{rank}.pth"
         yield from ((f"{place.path}/{name}".lstrip("/"), fault) for fault in state.faults)
+    yield from _side_files(place)
     if place.weights is not None:
         yield from place.weights.file_faults
     if place.zero is not None:
@@ -122,6 +124,31 @@ def _of_fsdp(place: StateDirectory, fsdp: FsdpState) -> Iterator[tuple[str, Faul
             path = _file_of(place, fault)
             yield path if path != place.path else directory.path, fault
     yield from ((_file_of(place, fault), fault) for fault in fsdp.faults if fault not in told)
+
+
+def _side_files(place: StateDirectory) -> Iterator[tuple[str, Fault]]:
+    """Faults of files no fact comes from: plots, event files, tables of completions, settings, results as text."""
+    from ckpt_inspect.artifacts.completions import read_completions
+    from ckpt_inspect.artifacts.events import read_events
+    from ckpt_inspect.artifacts.images import read_png
+    from ckpt_inspect.artifacts.lf_yaml import read_llamaboard_config
+    from ckpt_inspect.artifacts.results import read_results
+    from ckpt_inspect.artifacts.training_args import read_training_args_yaml
+
+    readers: dict[str, Callable[[ByteSource], Any]] = {
+        "loss_plot": read_png,
+        "tensorboard_events": read_events,
+        "completions": read_completions,
+        "training_args_yaml": read_training_args_yaml,
+        "llamaboard_config": read_llamaboard_config,
+        "results_text": read_results,
+    }
+    for artifact in place.artifacts:
+        reader = readers.get(artifact.kind)
+        if reader is not None:
+            with place.tree.open(artifact.path) as source:
+                faults = reader(source).faults
+            yield from ((artifact.path, fault) for fault in faults)
 
 
 def _file_of(place: StateDirectory, fault: Fault) -> str:

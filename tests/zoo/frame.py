@@ -11,7 +11,9 @@ the fault (`base=None`)::
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -87,10 +89,21 @@ def specimen(case: Case, directory: Path) -> Path:
     run = directory / (case.base or "run")
     if case.base:
         shutil.copytree(FIXTURES / case.base, run)
+        age(run)
     else:
         run.mkdir()
     case.edit(run)
+    if case.base:
+        age(run, since=time.time() - 3600)  # an edit inside a checkpoint is not what changed its age
     return run
+
+
+def age(run: Path, *, since: float = 0.0) -> None:
+    """Give checkpoints touched after `since` times in the order of their steps, whatever the checkout did to them."""
+    for path in run.glob("checkpoint-*"):
+        step = path.name.split("-")[1]
+        if step.isdigit() and path.stat().st_mtime > since:
+            os.utime(path, (1_600_000_000 + int(step) * 60,) * 2)
 
 
 def edit_json(path: Path, change: Callable[[Any], Any]) -> None:
