@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,9 +23,12 @@ from ckpt_inspect.formats.json_lists import without_last_list
 from ckpt_inspect.formats.protobuf_wire import BYTES, WireError, fields
 
 if TYPE_CHECKING:
+    from ckpt_inspect.formats.fault import Fault
     from ckpt_inspect.storage import ByteSource
 
 MAX_BYTES = 64 << 20
+_REMEMBERED = 2  # the run's own tokenizer and its base model's
+_recent: dict[bytes, tuple[Vocabulary, tuple[Fault, ...]]] = {}
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n?")
 
 
@@ -50,11 +54,24 @@ class Vocabulary:
 
 
 def read_tokenizer_json(source: ByteSource, faults: FaultLog) -> Vocabulary:
-    """Read ``tokenizer.json``, its merges only counted."""
+    """Read ``tokenizer.json``, its merges only counted. The checkpoints of a run hold the same bytes: read once."""
     if source.size > MAX_BYTES:
         faults.extend(read_json(source, max_bytes=MAX_BYTES).faults)
         return Vocabulary(None, {})
     data = source.read_at(0, source.size)
+    digest = hashlib.blake2b(data, digest_size=32).digest()
+    known = _recent.get(digest)
+    if known is None:
+        log = FaultLog()
+        known = _tokenizer_json(data, log), log.sealed()
+        while len(_recent) >= _REMEMBERED:
+            _recent.pop(next(iter(_recent)), None)
+        _recent[digest] = known
+    faults.extend(known[1])
+    return known[0]
+
+
+def _tokenizer_json(data: bytes, faults: FaultLog) -> Vocabulary:
     cut = without_last_list(data, "merges")
     document = parse_json(cut.data) if cut is not None else parse_json(data)
     model = document.mapping.get("model")

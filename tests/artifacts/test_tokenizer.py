@@ -7,6 +7,7 @@ import pytest
 from builders.documents import kinds
 from builders.tokenizer_files import added, sentencepiece, tokenizer_json, write
 
+from ckpt_inspect.artifacts import vocabularies
 from ckpt_inspect.artifacts.tokenizer import Tokenizer, read_tokenizer
 from ckpt_inspect.artifacts.tokenizer_types import Disagreement, Duplicate
 from ckpt_inspect.storage import LocalTree
@@ -259,3 +260,31 @@ def test_merges_that_are_no_list_of_strings_are_decoded_whole(tokenizer) -> None
 def test_the_files_of_the_tokenizer_are_listed(tokenizer) -> None:
     files = {"tokenizer.json": tokenizer_json(AB), "merges.txt": "a b\n", "vocab.json": AB, "x.tiktoken": b""}
     assert tokenizer(files).files == ("tokenizer.json", "vocab.json", "merges.txt", "x.tiktoken")
+
+
+def test_equal_files_are_decoded_once_and_different_ones_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    parse = vocabularies.parse_json
+    monkeypatch.setattr(vocabularies, "parse_json", lambda data: decoded.append(len(data)) or parse(data))
+    one, other = (
+        tokenizer_json({"only": 0, "here": 1}, [], ["a b"]),
+        tokenizer_json({"only": 0, "there": 1}, [], ["a b"]),
+    )
+    files = {f"checkpoint-{step}/tokenizer.json": one for step in range(1, 5)}
+    tree = LocalTree(write(tmp_path, {**files, "tokenizer.json": other}))
+    found = [read_tokenizer(tree, f"checkpoint-{step}") for step in range(1, 5)]
+    assert len(decoded) == 1
+    assert all(read is not None and read.id_of("here") == 1 for read in found)
+    root = read_tokenizer(tree)
+    assert root is not None
+    assert root.id_of("here") is None
+
+
+def test_a_broken_file_met_again_has_its_faults_again(tmp_path: Path) -> None:
+    broken = {
+        "a/tokenizer.json": '{"model": {"type": "BPE", "vocab": {"x": 0',
+        "b/tokenizer.json": '{"model": {"type": "BPE", "vocab": {"x": 0',
+    }
+    tree = LocalTree(write(tmp_path, broken))
+    first, second = read_tokenizer(tree, "a"), read_tokenizer(tree, "b")
+    assert kinds(first) == kinds(second) == ["json-truncated"]
