@@ -127,3 +127,16 @@ def the_card_was_copied_from_another_adapter(run: Path) -> None:
 def the_head_of_the_card_is_not_yaml(run: Path) -> None:
     path = run / "README.md"
     path.write_text("---\nbase_model: [unclosed\n\t- x: :\n---\n" + path.read_text().split("---", 2)[2])
+
+
+@case("CKP819", base=BASE)
+def a_vocabulary_of_the_base_was_left(run: Path) -> None:
+    vocabulary = json.loads((run / "tokenizer.json").read_text())["model"]["vocab"]
+    first, second = [name for name, number in vocabulary.items() if number in (10, 11)]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (run / "vocab.json").write_text(json.dumps(vocabulary))
+
+
+@case("CKP820", base=BASE)
+def a_merge_names_a_removed_token(run: Path) -> None:
+    tokenizer(run, lambda value: value["model"]["merges"].append(["zzzz", "yyyy"]))
