@@ -83,7 +83,7 @@ def _conflicts(records: BatchRecords, rows_per_update: int | None, implied: tupl
         )
     if implied is not None and rows_per_update is not None and abs(implied[0] - rows_per_update) > implied[1] + 0.01:
         found.append(
-            f"The speeds of the summary imply {short(implied[0], 5)} rows per update, not {rows_per_update}: batch size, "
+            f"The speeds of the summary imply {plainly(implied[0], 5)} rows per update, not {rows_per_update}: batch size, "
             "accumulation or processes changed, or the number of processes is wrong."
         )
     return found
