@@ -7,7 +7,7 @@ The rules are those of transformers `resize_token_embeddings`, and of PEFT's `sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from ckpt_inspect.explain.answer import Evidence
@@ -20,6 +20,7 @@ from ckpt_inspect.explain.embedding_state import (
     adapter_embeddings,
     model_embeddings,
 )
+from ckpt_inspect.explain.new_token_rows import RowEvidence
 from ckpt_inspect.explain.new_token_words import describe
 from ckpt_inspect.printable import printable
 
@@ -100,6 +101,7 @@ class NewTokensAnswer:
     base_source: str | None = None
     arithmetic: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = field(default=())
+    rows: tuple[RowEvidence, ...] = ()
 
     @property
     def paragraph(self) -> str:
@@ -107,19 +109,37 @@ class NewTokensAnswer:
         return f"{self.explanation} {self.remedy}" if self.remedy else self.explanation
 
 
-def explain_tokens(directory: StateDirectory, *, base: Path | None = None) -> NewTokensAnswer | None:
+def explain_tokens(
+    directory: StateDirectory, *, base: Path | None = None, deep: bool = False
+) -> NewTokensAnswer | None:
     """Where the new tokens of a run are and whether they were trained; None where there is no tokenizer to ask.
 
     Args:
         directory: a run, a checkpoint, an adapter or a model directory.
         base: the base model's directory, where the run does not lead to it.
+        deep: read the rows of the new tokens and say whether they moved.
     """
     tokenizer = directory.tokenizer
     if tokenizer is None or not tokenizer.length or tokenizer.max_id is None:
         return None
     facts = find_base(directory, base)
-    situation = _situation(directory, tokenizer, facts)
-    return answer(situation, _evidence(directory, situation))
+    situation = _situation(directory, tokenizer, tokenizer.length, facts)
+    found = answer(situation, _evidence(directory, situation))
+    return _with_rows(found, directory, facts) if deep and found.tokens else found
+
+
+def _with_rows(found: NewTokensAnswer, directory: StateDirectory, base: BaseFacts | None) -> NewTokensAnswer:
+    from ckpt_inspect.explain.new_token_rows import examine_rows
+
+    rows = examine_rows(directory, [token.id for token in found.tokens], found.tokenizer_length, base)
+    said = " ".join(f"{item.statement[:1].upper()}{item.statement[1:]}." for item in rows)
+    lines = tuple(f"rows, {item.statement}" for item in rows)
+    return replace(
+        found,
+        rows=rows,
+        explanation=f"{found.explanation} {said}".strip(),
+        arithmetic=(*found.arithmetic, *lines),
+    )
 
 
 def answer(situation: Situation, evidence: tuple[Evidence, ...] = ()) -> NewTokensAnswer:
@@ -203,7 +223,7 @@ def _covers(situation: Situation, embedding: Embedding, tokens: Sequence[NewToke
     return embedding.learns
 
 
-def _situation(directory: StateDirectory, tokenizer: Tokenizer, base: BaseFacts | None) -> Situation:
+def _situation(directory: StateDirectory, tokenizer: Tokenizer, length: int, base: BaseFacts | None) -> Situation:
     config = directory.adapter_config
     embeddings = _embeddings(directory)
     trained_ids = _trained_ids(config.trainable_token_indices) if config else None
@@ -215,8 +235,8 @@ def _situation(directory: StateDirectory, tokenizer: Tokenizer, base: BaseFacts 
     return Situation(
         tokens=tokens,
         certain=certain,
-        tokenizer_length=tokenizer.length,
-        max_token_id=tokenizer.max_id if tokenizer.max_id is not None else tokenizer.length - 1,
+        tokenizer_length=length,
+        max_token_id=tokenizer.max_id if tokenizer.max_id is not None else length - 1,
         base=base,
         input=embeddings["input"],
         output=output,
