@@ -74,6 +74,8 @@ def check(
     Exit codes: 0 no error found, 1 errors (with --strict also warnings) or a missed expectation, 2 wrong usage,
     3 a path that cannot be read. The format never changes the exit code.
     """
+    from dataclasses import replace
+
     from ckpt_inspect.rules.check import Options, check_paths, expand
     from ckpt_inspect.rules.expect import parse_expectation
 
@@ -89,6 +91,8 @@ def check(
         base=base,
     )
     options = _complete(given, places[0] if places else Path(), config, baseline, contract)
+    if write_baseline is not None:  # a baseline lists every finding, those of the last one too
+        options = replace(options, known=frozenset(), max_findings=None)
     from ckpt_inspect.cli.progress import progress as observer
 
     report = check_paths(places, options, documents=_document, progress=observer(), jobs=jobs)

@@ -49,8 +49,8 @@ def adapter_without_weights(subject: Subject) -> Iterator[Hit]:
     """
     place = subject.place
     if place.has(_CONFIG) and not place.has(_WEIGHTS) and not place.has("adapter_weights_index", "lfs_pointer"):
-        if place.tags and not subject.is_root:
-            return
+        if subject.run.kind == "file" or (place.tags and not subject.is_root):
+            return  # a file alone was given, or the weights are in DeepSpeed's shards
         yield Hit(
             _path(subject, _CONFIG), "There is an adapter configuration, but no adapter_model.safetensors or .bin."
         )

@@ -266,6 +266,8 @@ def optimizer_size_differs(subject: Subject) -> Iterator[Hit]:
     artifact = place.find("optimizer", "optimizer_bin")
     if optimizer is None or adapter is None or artifact is None or optimizer.state_numel is None:
         return
+    if not optimizer.parameters or not optimizer.state_numel:  # empty or broken, which other rules say
+        return
     if place.has("value_head"):  # trained with the adapter, saved apart from it
         return
     config = place.adapter_config

@@ -82,6 +82,14 @@ def test_a_bundled_run_has_no_error_and_only_the_listed_warnings(name: str) -> N
     assert set(found) == {rule for run, rule in FIXTURE_WARNINGS if run == name}, found
 
 
+def test_no_file_given_alone_is_blamed_for_what_lies_beside_it() -> None:
+    for place in ("lora-resized", "zero2", "zero3", "resumed", "llamafactory"):
+        for path in sorted((FIXTURES / place).rglob("*")):
+            if path.is_file():
+                run = check_path(path, Options())
+                assert (run.unreadable, serious(run)) == (None, {}), path
+
+
 @pytest.mark.shared
 def test_a_healthy_run_has_no_error_and_only_the_listed_warnings(shared: Path) -> None:
     healthy = [name for name, state in states(shared).items() if state == "ok" or name not in HAPPENED]
