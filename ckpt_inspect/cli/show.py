@@ -18,10 +18,11 @@ def show(
     base: BaseOption = None,
 ) -> None:
     """Show what a training output directory holds and how the run went."""
+    from ckpt_inspect.cli.progress import progress
     from ckpt_inspect.report.show_document import show_document
     from ckpt_inspect.run import open_run
 
-    document = show_document(open_run(path), base=base)
+    document = show_document(open_run(path), base=base, progress=progress())
     if json:
         from ckpt_inspect.report.json_text import json_text
 

@@ -9,240 +9,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Number = float | Literal["NaN", "Infinity", "-Infinity"]
-Need = Literal["inference", "resume", "consolidate", "record"]
-Severity = Literal["error", "warning", "note"]
-
-
-class _Model(BaseModel):
-    """Known keys are typed; readers must accept further ones."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
-
-
-class _Document(_Model):
-    tool_version: str
-    path: Annotated[str, Field(description="The path as it was given.")]
-
-
-# ---------------------------------------------------------------- show
-
-
-class ProducerRow(_Model):
-    """A library that wrote part of the directory."""
-
-    name: str
-    version: str | None
-    evidence: str
-
-
-class ArtifactRow(_Model):
-    """One file."""
-
-    path: str
-    kind: Annotated[str, Field(description="A row of knowledge/artifacts.toml, or 'unknown'.")]
-    bytes: int
-    purpose: str
-    needed_for: list[Need]
-
-
-class Progress(_Model):
-    """How far training got; `finished` is null where no file tells."""
-
-    global_step: int | None
-    max_steps: int | None
-    epoch: Number | None
-    num_train_epochs: int | None
-    finished: bool | None
-
-
-class LossPoint(_Model):
-    """A logged value and its step."""
-
-    step: int | None
-    value: Number
-
-
-class AverageLoss(_Model):
-    """`train_loss` and whether the log reproduces it."""
-
-    reported: Number | None
-    source: str | None
-    recomputed: Number | None
-    relative_error: Number | None
-    verdict: Literal[
-        "average_of_all_steps",
-        "average_with_unlogged_tail",
-        "resumed_sum_over_all_steps",
-        "average_since_resume",
-        "no_step_trained",
-        "not_reproduced",
-        "not_logged",
-    ]
-    explanation: str
-
-
-class Loss(_Model):
-    """The training loss."""
-
-    first: LossPoint | None
-    final: LossPoint | None
-    minimum: LossPoint | None
-    average: AverageLoss | None
-
-
-class LearningRate(_Model):
-    """The schedule and whether the logged rates follow it."""
-
-    scheduler: str | None
-    warmup_steps: Number | None
-    peak: Number | None
-    final: Number | None
-    verdict: Literal["matches", "differs", "unknown"]
-    max_relative_error: Number | None
-    explanation: str
-
-
-class Batches(_Model):
-    """Rows per step and where the number comes from."""
-
-    per_device: int | None
-    gradient_accumulation: int | None
-    world_size: int | None
-    global_batch: int | None
-    steps_per_epoch: Number | None
-    dataset_rows: Annotated[list[int] | None, Field(description="[low, high]")]
-    explanation: str
-
-
-class Best(_Model):
-    """The best checkpoint as the trainer recorded it; `exists` says whether it is here."""
-
-    metric: str | None
-    value: Number | None
-    step: int | None
-    checkpoint: str | None
-    exists: bool
-
-
-class Evaluation(_Model):
-    """What was measured, and on what."""
-
-    kind: Literal["loss", "accuracy", "similarity", "preference", "other", "none"]
-    generated: bool | None
-    metrics: dict[str, Any]
-    explanation: str
-
-
-class Adapter(_Model):
-    """A PEFT adapter."""
-
-    peft_type: str | None
-    base_model: str | None
-    rank: int | None
-    alpha: Number | None
-    scaling: Number | None
-    target_modules: list[str] | str | None
-    trainable_parameters: int | None
-    dtypes: list[str] | dict[str, Any] | None
-    bytes: int | None
-
-
-class NewToken(_Model):
-    """A token the base tokenizer did not have."""
-
-    id: int
-    token: str
-    place: Literal["needs_row", "padding_row", "out_of_range", "existing"]
-
-
-EmbeddingState = Literal["trained", "frozen_copy", "low_rank", "selected_rows", "absent"]
-
-
-class NewTokens(_Model):
-    """Where the new tokens' rows are and whether they were trained."""
-
-    count: int
-    tokens: list[NewToken]
-    tokenizer_length: int | None
-    max_token_id: int | None
-    base_rows: int | None
-    saved_rows: int | None
-    input_embedding: EmbeddingState
-    output_embedding: EmbeddingState
-    tied: bool | None
-    verdict: Literal[
-        "none",
-        "trained",
-        "partly_trained",
-        "saved_but_frozen",
-        "in_padding_rows_untrained",
-        "lost",
-        "out_of_range",
-        "unknown",
-    ]
-    explanation: str
-
-
-class Zero(_Model):
-    """A DeepSpeed tag."""
-
-    stage: Annotated[int | None, Field(ge=0, le=3)]
-    world_size: int | None
-    model_parallel: int | None
-    tag: str
-    dtype: str | None
-    parameters: int | None
-    deepspeed_version: str | None
-
-
-class CheckpointRow(_Model):
-    """One saved state. `path` is "." where the path given is itself the state."""
-
-    step: int | None
-    path: str
-    bytes: int
-    loss: Number | None
-    eval: Number | None
-    complete: bool
-    resume: Literal["will", "will_differ", "will_not", "unknown"]
-    reasons: list[str]
-    zero: Zero | None
-
-
-class FindingCounts(_Model):
-    """Findings by severity. In `show` those of a first look: rules that open every pickle or shard run in `check` only."""
-
-    errors: int
-    warnings: int
-    notes: int
-
-
-class ShowDocument(_Document):
-    """What is here and how did it go."""
-
-    schema_: Annotated[Literal["ckpt-inspect/show/1"], Field(alias="schema")]
-    kind: Literal["run", "checkpoint", "adapter", "model", "zero", "file"]
-    producers: list[ProducerRow]
-    artifacts: list[ArtifactRow]
-    progress: Progress | None
-    loss: Loss | None
-    learning_rate: LearningRate | None
-    batches: Batches | None
-    best: Best | None
-    evaluation: Evaluation | None
-    adapter: Adapter | None
-    new_tokens: NewTokens | None
-    checkpoints: list[CheckpointRow]
-    findings: FindingCounts
-
+from ckpt_inspect.report.documents_base import Document, FindingCounts, Model, Severity
+from ckpt_inspect.report.documents_show import ShowDocument
 
 # ---------------------------------------------------------------- explain
 
 
-class ExplainDocument(_Document):
+class ExplainDocument(Document):
     """The same objects as in `show`, each with its paragraph, arithmetic and evidence; a topic that does not apply is null."""
 
     schema_: Annotated[Literal["ckpt-inspect/explain/1"], Field(alias="schema")]
@@ -251,7 +26,7 @@ class ExplainDocument(_Document):
 # ---------------------------------------------------------------- check
 
 
-class FindingRow(_Model):
+class FindingRow(Model):
     """One finding."""
 
     rule: Annotated[str, Field(pattern=r"^CKP\d{3}$")]
@@ -264,7 +39,7 @@ class FindingRow(_Model):
     evidence: dict[str, Any]
 
 
-class CheckDocument(_Document):
+class CheckDocument(Document):
     """What is wrong and what to do about it."""
 
     schema_: Annotated[Literal["ckpt-inspect/check/1"], Field(alias="schema")]
@@ -275,7 +50,7 @@ class CheckDocument(_Document):
 # ---------------------------------------------------------------- scan
 
 
-class ScannedGlobal(_Model):
+class ScannedGlobal(Model):
     """A name a file makes a loader resolve, how it uses it, and how far it is trusted."""
 
     name: str
@@ -293,7 +68,7 @@ class ScannedGlobal(_Model):
     count: int
 
 
-class ScanFinding(_Model):
+class ScanFinding(Model):
     """One thing worth knowing about a file; `kind` is described by the rule of that name."""
 
     kind: str
@@ -306,7 +81,7 @@ class ScanFinding(_Model):
     remedy: str
 
 
-class ScannedFile(_Model):
+class ScannedFile(Model):
     """One file and what loading it would do."""
 
     path: str
@@ -323,7 +98,7 @@ class ScannedFile(_Model):
     artifact: str | None
 
 
-class ScanSummary(_Model):
+class ScanSummary(Model):
     """How many files have each verdict."""
 
     clean: int
@@ -333,7 +108,7 @@ class ScanSummary(_Model):
     dangerous: int
 
 
-class ScanDocument(_Document):
+class ScanDocument(Document):
     """Which code each file would run."""
 
     schema_: Annotated[Literal["ckpt-inspect/scan/1"], Field(alias="schema")]
@@ -346,7 +121,7 @@ class ScanDocument(_Document):
 # ---------------------------------------------------------------- tensors
 
 
-class TensorRow(_Model):
+class TensorRow(Model):
     """One tensor; `offset` is where its first byte lies in the file, null where it does not lie in one piece."""
 
     name: str
@@ -357,7 +132,7 @@ class TensorRow(_Model):
     offset: int | None
 
 
-class TensorTotal(_Model):
+class TensorTotal(Model):
     """Sums over all tensors shown."""
 
     tensors: int
@@ -365,7 +140,7 @@ class TensorTotal(_Model):
     bytes: int
 
 
-class TensorsDocument(_Document):
+class TensorsDocument(Document):
     """The tensors of a file or directory."""
 
     schema_: Annotated[Literal["ckpt-inspect/tensors/1"], Field(alias="schema")]
@@ -376,7 +151,7 @@ class TensorsDocument(_Document):
 # ---------------------------------------------------------------- args
 
 
-class ArgsDocument(_Document):
+class ArgsDocument(Document):
     """The training arguments; secrets are masked."""
 
     schema_: Annotated[Literal["ckpt-inspect/args/1"], Field(alias="schema")]
@@ -388,7 +163,7 @@ class ArgsDocument(_Document):
 # ---------------------------------------------------------------- consolidate
 
 
-class ConsolidateDocument(_Document):
+class ConsolidateDocument(Document):
     """What was joined and written."""
 
     schema_: Annotated[Literal["ckpt-inspect/consolidate/1"], Field(alias="schema")]
@@ -407,7 +182,7 @@ class ConsolidateDocument(_Document):
     warnings: list[str]
 
 
-DOCUMENTS: dict[str, type[_Document]] = {
+DOCUMENTS: dict[str, type[Document]] = {
     "show": ShowDocument,
     "explain": ExplainDocument,
     "check": CheckDocument,

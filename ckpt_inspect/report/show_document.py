@@ -15,9 +15,10 @@ from ckpt_inspect.explain.answer import plain
 from ckpt_inspect.explain.evaluation_best import root_weights
 from ckpt_inspect.explain.version import run_version
 from ckpt_inspect.formats.fault import Fault
+from ckpt_inspect.progress import NullProgress, Progress
 from ckpt_inspect.report.explain_document import TOPICS, explain_topics
 from ckpt_inspect.report.show_checkpoints import checkpoint_rows
-from ckpt_inspect.report.show_facts import best_facts, model_facts, progress, rewards
+from ckpt_inspect.report.show_facts import best_facts, model_facts, rewards, training_progress
 from ckpt_inspect.run import Artifact, Producer, Run
 
 Json = dict[str, Any]
@@ -78,21 +79,32 @@ def header(verb: str, run: Run) -> Json:
     return {"schema": f"ckpt-inspect/{verb}/1", "tool_version": __version__, "path": str(run.target)}
 
 
-def show_document(run: Run, *, base: Path | None = None) -> Json:
+def show_document(run: Run, *, base: Path | None = None, progress: Progress | None = None) -> Json:
     """The `show` document of `run`; `base` is the base model's directory where the run does not lead to it."""
+    observer = progress or NullProgress()
+    observer.start(len(CONTRACT) + 3, "steps", "Reading")
+    try:
+        return _document(run, base, observer)
+    finally:
+        observer.finish()
+
+
+def _document(run: Run, base: Path | None, observer: Progress) -> Json:
     document: Json = {
         **header("show", run),
         "kind": run.kind,
         "producers": [producer_row(run, item) for item in run.producers],
         "artifacts": [artifact_row(artifact) for artifact in run.all_artifacts],
-        "progress": progress(run),
+        "progress": training_progress(run),
     }
-    answers = _answers(run, base)
+    observer.advance(1)
+    answers = _answers(run, base, observer)
     for key in CONTRACT:
         document[key] = answers.get(key)
         if key == "batches":
             document["best"] = best_facts(run)
     document["checkpoints"] = checkpoint_rows(run)
+    observer.advance(1)
     document["findings"], document["worst_findings"] = _findings(run, base)
     document["model"] = model_facts(run)
     document["rewards"] = rewards(run)
@@ -129,11 +141,12 @@ def artifact_row(artifact: Artifact) -> Json:
     }
 
 
-def _answers(run: Run, base: Path | None) -> Json:
+def _answers(run: Run, base: Path | None, observer: Progress) -> Json:
     """The answers of `explain` that the contract has an object for, cut to its keys."""
     names = tuple(topic.name for topic in TOPICS if topic.key in CONTRACT)
     found: Json = {}
     for topic in names:
+        observer.advance(1)
         try:
             (item,) = explain_topics(run, (topic,), base=base) or (None,)
         except Exception as error:  # noqa: BLE001  # a mistake of ours in one topic must not hide the others

@@ -15,7 +15,7 @@ Json = dict[str, Any]
 _REWARDS = ("reward", "rewards/accuracies", "rewards/margins")
 
 
-def progress(run: Run) -> Json | None:
+def training_progress(run: Run) -> Json | None:
     """How far training got. `finished` is None where no file tells how far it was to go."""
     newest = run.newest_trainer_state
     if newest is not None:
