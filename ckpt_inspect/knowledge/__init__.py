@@ -18,6 +18,11 @@ def load(name: str) -> dict[str, Any]:
     return tomllib.loads((files(__package__) / f"{name}.toml").read_text(encoding="utf-8"))
 
 
+def text(name: str) -> str:
+    """The file ``knowledge/<name>`` as it is: lists too long for a table."""
+    return (files(__package__) / name).read_text(encoding="utf-8")
+
+
 @cache
 def faults() -> dict[str, dict[str, str]]:
     """Every fault kind with its rule code, severity, meaning, remedy and source."""

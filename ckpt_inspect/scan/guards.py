@@ -198,7 +198,7 @@ def _default_factory(call: Call, judge: Judge) -> Complaint | None:
     if type(args[0]) is not Global:
         return Complaint("dangerous", "calls something the stream computes for every missing key")
     standing = judge(args[0])
-    if standing.tier in ("T0", "T1") and (args[0].module == "builtins" or standing.family == "plain"):
+    if standing.tier in ("T0", "T1") and standing.family in ("plain", "optimizer"):
         return None
     verdict: Verdict = "unknown" if standing.tier == "T2" else "dangerous" if standing.tier == "T3" else "suspicious"
     return Complaint(verdict, f"calls {args[0].dotted} for every missing key")

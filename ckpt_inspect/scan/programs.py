@@ -6,7 +6,7 @@ a call. See ``docs/security.md`` for the reasoning behind each verdict.
 
 from __future__ import annotations
 
-from ckpt_inspect.formats.pickle_nodes import Build, Call, Global, MethodCall, Node, Opaque, PersistentId
+from ckpt_inspect.formats.pickle_nodes import Blob, Build, Call, Global, MethodCall, Node, Opaque, PersistentId
 from ckpt_inspect.formats.pickle_program import PickleProgram
 from ckpt_inspect.scan.collector import Collector
 from ckpt_inspect.scan.guards import GUARDS, dunder_keys
@@ -18,14 +18,24 @@ _STORAGE_ARITY = (5, 6)
 
 
 class ProgramJudge:
-    """Judges the programs of one file. `torchscript`: they lie in an archive that brings its own classes."""
+    """Judges the programs of one file.
+
+    `torchscript`: they lie in an archive that brings its own classes. `legacy`: in a stream of torch before 1.6, whose
+    persistent ids may name a class with its source text.
+    """
 
     def __init__(
-        self, collector: Collector, expectation: Expectation | None = None, *, torchscript: bool = False
+        self,
+        collector: Collector,
+        expectation: Expectation | None = None,
+        *,
+        torchscript: bool = False,
+        legacy: bool = False,
     ) -> None:
         self._collector = collector
         self._expectation = expectation
         self._torchscript = torchscript
+        self._legacy = legacy
         self._standings: dict[tuple[str, str], Standing] = {}
 
     def judge(self, program: PickleProgram, place: str = "") -> None:
@@ -91,8 +101,8 @@ class ProgramJudge:
         return f"; this file ({expectation.title}) should hold {expectation.holds}" if expectation is not None else ""
 
     def _call(self, call: Call, place: str) -> None:
-        callee = call.callee
-        if type(callee) is not Global:
+        callee = self._named_by(call.callee)
+        if callee is None:
             self._collector.note(
                 "scan-computed-call",
                 "dangerous",
@@ -142,6 +152,18 @@ class ProgramJudge:
                 offset=call.offset,
             )
 
+    def _named_by(self, callee: Node) -> Global | None:
+        """The name a callee is: itself, or the class in a persistent id of a legacy stream."""
+        if type(callee) is PersistentId and self._module_class(callee.pid) is not None:
+            return self._module_class(callee.pid)
+        return callee if type(callee) is Global else None
+
+    def _module_class(self, pid: Node) -> Global | None:
+        """The class of ``("module", class, file, source)``, as torch before 1.6 saves whole models."""
+        if self._legacy and type(pid) is tuple and len(pid) == 4 and pid[0] == "module" and type(pid[1]) is Global:
+            return pid[1] if all(type(text) in (str, Blob, type(None)) for text in pid[2:]) else None
+        return None
+
     def _build(self, build: Build, place: str) -> None:
         target = build.target
         keys = dunder_keys(build.state)
@@ -161,13 +183,13 @@ class ProgramJudge:
                 place=place,
                 offset=build.offset,
             )
-        elif type(target) is Call and type(target.callee) is Global:
-            standing = self.standing(target.callee)
+        elif type(target) is Call and (callee := self._named_by(target.callee)) is not None:
+            standing = self.standing(callee)
             if standing.tier in ("T0", "T1") and standing.use and not self._takes_state(target, standing):
                 self._collector.note(
                     "scan-misused-name",
                     "suspicious",
-                    f"gives a state to the result of {_shown(target.callee)}, which no library does",
+                    f"gives a state to the result of {_shown(callee)}, which no library does",
                     place=place,
                     offset=build.offset,
                 )
@@ -196,6 +218,8 @@ class ProgramJudge:
         if type(pid) is not tuple or not pid:
             return "asks the loader for something that is no storage of a tensor"
         kind = pid[0].decode("latin-1") if type(pid[0]) is bytes else pid[0]
+        if self._module_class(pid) is not None:
+            return None
         if kind == "module":
             return "brings the source text of a class, which old versions of torch compare and write to a file"
         if kind != "storage" or len(pid) not in _STORAGE_ARITY:

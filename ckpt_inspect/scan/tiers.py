@@ -40,6 +40,8 @@ class Expectation:
 
 
 _SCRIPT = Standing("T2", "a class of the training script itself; what it does is not known", "script")
+_MODEL_LIBRARIES = frozenset({"transformers", "peft"})
+_MODEL_CLASS = Standing("T1", "a part of a model", "modules", frozenset({"instance", "state"}), "no_arguments")
 _TORCHSCRIPT = Standing(
     "T1", "a class compiled into the TorchScript archive", "torchscript", frozenset({"call", "instance", "state"})
 )
@@ -59,6 +61,17 @@ def _allowed() -> Mapping[tuple[str, str], Standing]:
         for module in row["modules"]:
             for name in row["names"]:
                 found.setdefault((module, name), standing)
+    return found
+
+
+@cache
+def _model_classes() -> Mapping[str, frozenset[str]]:
+    """The classes a whole pickled model names, by module: ten thousand names, read only when one is met."""
+    found: dict[str, frozenset[str]] = {}
+    for line in knowledge.text("model_classes.txt").splitlines():
+        module, separator, names = line.partition(": ")
+        if separator and not line.startswith("#"):
+            found[module] = frozenset(names.split())
     return found
 
 
@@ -109,6 +122,8 @@ def standing_of(module: str, name: str, *, torchscript: bool = False) -> Standin
         return Standing("T3", "in a private module")
     if name.startswith("__"):
         return Standing("T3", "a special attribute, not a class")
+    if top in _MODEL_LIBRARIES and name in _model_classes().get(module, ()):
+        return _MODEL_CLASS
     return Standing("T2", "not a name of any library known to write training artifacts")
 
 
