@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ckpt_inspect.artifacts.patterns import PatternError, compiled
+from ckpt_inspect.artifacts.patterns import PatternError, compiled, path_end
 
 if TYPE_CHECKING:
     from ckpt_inspect.artifacts.adapter import AdapterConfig
@@ -22,7 +22,7 @@ def pattern_key(patterns: Iterable[str], module: str) -> str | None:
     """The first key of a `rank_pattern` or `alpha_pattern` that matches the end of a module's path; None if none."""
     for pattern in patterns:
         try:
-            if compiled(rf"(.*\.)?({pattern})$").fullmatch(module):
+            if path_end(pattern)(module):
                 return pattern
         except PatternError:
             continue
@@ -40,7 +40,7 @@ def is_target(config: AdapterConfig, module: str) -> bool | None:
     try:
         if config.exclude_modules and _named(config.exclude_modules, module):
             return False
-        if any(compiled(rf"(.*\.)?({name})(\..*)?").fullmatch(module) for name in config.modules_to_save or ()):
+        if any(path_end(name, r"(?:\..*)?")(module) for name in config.modules_to_save or ()):
             return False
         if not _named(config.target_modules, module):
             return False

@@ -15,6 +15,7 @@ from typing import Any
 MAX_STATES = 20_000
 _MAX_PATTERN = 10_000
 _MAX_REPEAT = 1_000
+_QUANTIFIED = re.compile(r"[*+?{}()\[\]|\\]")
 
 _Test = Callable[[str], bool]
 
@@ -33,9 +34,23 @@ def compiled(pattern: str) -> Pattern:
     return Pattern(pattern)
 
 
-def plain_or_full_match(pattern: str, text: str) -> bool:
-    """``re.fullmatch(pattern, text)`` as a truth value, in linear time."""
-    return compiled(pattern).fullmatch(text)
+@lru_cache(maxsize=512)
+def path_end(pattern: str, then: str = "") -> Callable[[str], bool]:
+    r"""A test whether a module's path ends in `pattern`, at a dot: ``re.match(rf"(.*\.)?({pattern})$", path)``.
+
+    Args:
+        then: a pattern without alternatives for what may follow.
+
+    Raises:
+        PatternError: as `compiled`.
+    """
+    if not _QUANTIFIED.search(pattern):  # nothing to backtrack over: the stdlib's matcher is linear too, and faster
+        try:
+            plain = re.compile(rf"(?:.*\.)?(?:{pattern}){then}$")
+        except re.error as error:
+            raise PatternError(str(error)) from None
+        return lambda path: plain.match(path) is not None
+    return compiled(rf"(.*\.)?({pattern}){then}$").fullmatch
 
 
 class Pattern:

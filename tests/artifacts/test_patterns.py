@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt_inspect.artifacts.patterns import Pattern, PatternError
+from ckpt_inspect.artifacts.patterns import Pattern, PatternError, path_end
 
 PATTERNS = [
     r"(.*\.)?(q_proj)$",
@@ -58,3 +58,20 @@ def test_what_is_not_regular_or_too_large_is_refused(pattern: str) -> None:
 
 def test_nested_repeats_take_time_linear_in_the_text() -> None:
     assert not Pattern("((a*)*)*b").fullmatch("a" * 20_000)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["q_proj", "^model.layers.1.q_proj", "proj$", "", ".", "layers.1", r"layers\.(1|2)\.q_proj", "x*"]
+)
+@pytest.mark.parametrize("path", ["model.layers.1.q_proj", "q_proj", "xq_proj", "model.layers.11.q_proj", "", "a.b"])
+def test_the_end_of_a_path_is_matched_as_re_matches_it(pattern: str, path: str) -> None:
+    assert path_end(pattern)(path) == bool(re.match(rf"(.*\.)?({pattern})$", path))
+
+
+@given(pattern=st.text("ab._^$*(|)", max_size=8), path=st.text("ab._", max_size=10))
+def test_the_end_of_any_path_is_matched_as_re_matches_it(pattern: str, path: str) -> None:
+    try:
+        ours = path_end(pattern)(path)
+    except PatternError:
+        return
+    assert ours == bool(re.match(rf"(.*\.)?({pattern})$", path))
