@@ -27,7 +27,7 @@ from ckpt_inspect.printable import printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ckpt_inspect.artifacts.tokenizer import Tokenizer
+    from ckpt_inspect.artifacts.tokenizer_types import Tokenizer
     from ckpt_inspect.run import StateDirectory
 
 Place = Literal["needs_row", "padding_row", "out_of_range", "existing"]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """An int or float that is no bool; NaN and infinities count."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
