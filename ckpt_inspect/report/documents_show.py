@@ -97,6 +97,8 @@ class Batches(Model):
     steps_per_epoch: Number | None
     dataset_rows: Annotated[list[int] | None, Field(description="[low, high]")]
     explanation: str
+    devices_per_process: Annotated[int | None, Field(description="Above 1: DataParallel in one process.")]
+    data_parallel: Annotated[int | None, Field(description="Processes that see different rows.")]
 
 
 class Best(Model):

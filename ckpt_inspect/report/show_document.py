@@ -43,6 +43,8 @@ CONTRACT: dict[str, tuple[str, ...]] = {
         "steps_per_epoch",
         "dataset_rows",
         "explanation",
+        "devices_per_process",
+        "data_parallel",
     ),
     "evaluation": ("kind", "generated", "metrics", "explanation"),
     "adapter": (

@@ -268,8 +268,13 @@ def _batches(document: Json) -> list[Piece]:
     factors = [f"{answer['per_device']} per device"] if answer["per_device"] is not None else []
     if (answer["gradient_accumulation"] or 0) > 1:
         factors.append(f"{answer['gradient_accumulation']} accumulated")
-    if answer["world_size"] is not None:
-        factors.append(counted(answer["world_size"], "process", "processes"))
+    if (answer["devices_per_process"] or 1) > 1:
+        factors.append(f"{answer['devices_per_process']} devices")
+    world, parallel = answer["world_size"], answer["data_parallel"]
+    if world is not None and parallel is not None and parallel != world:
+        factors.append(f"{parallel} of {world} processes in parallel")
+    elif world is not None:
+        factors.append(counted(world, "process", "processes"))
     product = " x ".join(factors)
     parts = [product] if product else []
     if answer["global_batch"]:

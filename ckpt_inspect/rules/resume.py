@@ -47,7 +47,9 @@ def half_a_state(subject: Subject) -> Iterator[Hit]:
     Source: transformers 5.23 Trainer._load_optimizer_and_scheduler, measured; trainer rule catalogue 6.
     """
     place = subject.checkpoint
-    if place.tags or place.fsdp is not None or place.form != "checkpoint" or not place.has("trainer_state"):
+    if place.tags or place.has("latest", "zero_to_fp32_script"):  # DeepSpeed keeps the optimizer in its shards
+        return
+    if place.fsdp is not None or place.form != "checkpoint" or not place.has("trainer_state"):
         return
     optimizer, scheduler = place.has("optimizer", "optimizer_bin"), place.has("scheduler", "scheduler_bin")
     if optimizer != scheduler:
