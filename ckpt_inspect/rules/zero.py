@@ -254,6 +254,26 @@ def shard_sizes_differ(subject: Subject) -> Iterator[Hit]:
             )
 
 
+@rule("CKP426", "shard-values", "error", scope="checkpoint", deep=True, thorough=True)
+def shard_values(subject: Subject) -> Iterator[Hit]:
+    """Master weights of a rank are zero wherever they were sampled, or are not finite.
+
+    Why it matters: a file system that lost its blocks leaves a file of the right size full of zeros, which under stage 3
+    nothing else would notice; weights that are NaN or infinite are those of a run that diverged.
+
+    How to fix: copy the file of the rank named again and compare its checksum; after a divergence, take an earlier
+    checkpoint.
+
+    Example: a shard restored from a snapshot taken before its pages were flushed.
+
+    Source: torch 2.13 serialization.skip_data writes such files; DeepSpeed catalogue Z26.
+    """
+    for hit in _problems(subject, "Z26", complete=True):
+        # Zeros may be those of an adapter that was never trained; what is not finite has a tensor's name.
+        severity: Severity = "error" if hit.tensor else "warning"
+        yield Hit(hit.path, hit.message, hit.remedy, hit.tensor, severity, hit.evidence)
+
+
 @rule("CKP427", "mixed-saves", "error", scope="checkpoint", thorough=True)
 def mixed_saves(subject: Subject) -> Iterator[Hit]:
     """Files of one tag disagree on the ZeRO stage, the parameters' shapes or their groups.

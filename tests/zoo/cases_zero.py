@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from builders.deepspeed import Job, Model, Parameter, save_latest, save_zero12
 
-from zoo.edits import change_pickle, largest_storage, repack, replaced
+from zoo.edits import change_pickle, repack, replaced
 from zoo.frame import case, cut
 
 TAG = Path("checkpoint-4/global_step4")
 MODEL = "mp_rank_00_model_states.pt"
 OPTIMIZER = "bf16_zero_pp_rank_{}_mp_rank_00_optim_states.pt"
+MASTERS = ("data/6", "data/7")  # of both groups, behind their moments
 
 
 def small(*, frozen: bool = False, ties: dict[str, str] | None = None) -> Model:
@@ -134,6 +135,19 @@ def a_shard_is_of_a_smaller_save(run: Path) -> None:
     repack(run / TAG / OPTIMIZER.format(1), {"data/1": lambda data: data[:64], "data/2": lambda data: data[:64]})
 
 
+@case("CKP426", base="zero3", deep=True, also=("CKP438",))
+def a_shard_of_stage_3_is_a_hole(run: Path) -> None:
+    path = run / TAG / OPTIMIZER.format(1)
+    repack(path, dict.fromkeys(MASTERS, lambda data: bytes(len(data))))
+
+
+@case("CKP426", base="zero3", deep=True, also=("CKP438",))
+def a_master_weight_is_infinite(run: Path) -> None:
+    path = run / TAG / OPTIMIZER.format(0)
+    infinite = np.float32(np.inf).tobytes()
+    repack(path, dict.fromkeys(MASTERS, lambda data: infinite + data[4:]))
+
+
 @case("CKP427", base="zero2")
 def a_rank_is_of_another_stage(run: Path) -> None:
     change_pickle(run / TAG / OPTIMIZER.format(1), b"ZeroStageEnum\nqeK\x02", b"ZeroStageEnum\nqeK\x01")
@@ -167,17 +181,12 @@ def the_masters_are_bfloat16(run: Path) -> None:
 
 @case("CKP438", base="zero2", deep=True)
 def a_shard_is_of_another_step(run: Path) -> None:
-    repack(run / TAG / OPTIMIZER.format(1), dict.fromkeys(masters(run / TAG / OPTIMIZER.format(1)), doubled))
+    repack(run / TAG / OPTIMIZER.format(1), dict.fromkeys(MASTERS, doubled))
 
 
 @case("CKP438", base="zero3", deep=True)
 def a_shard_of_stage_3_is_of_another_step(run: Path) -> None:
-    repack(run / TAG / OPTIMIZER.format(1), dict.fromkeys(masters(run / TAG / OPTIMIZER.format(1)), doubled))
-
-
-def masters(path: Path) -> list[str]:
-    """Storages of the size of the largest: master weights and both moments."""
-    return [largest_storage(path), "data/6"]
+    repack(run / TAG / OPTIMIZER.format(1), dict.fromkeys(MASTERS, doubled))
 
 
 def doubled(data: bytes) -> bytes:

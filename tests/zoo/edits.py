@@ -54,13 +54,6 @@ def store_value(path: Path, value: Any) -> None:
     repack(path, {"data.pkl": dump(value)})
 
 
-def largest_storage(path: Path) -> str:
-    """The name of an archive's largest storage, below its root."""
-    with zipfile.ZipFile(path) as archive:
-        infos = [info for info in archive.infolist() if "/data/" in info.filename]
-    return max(infos, key=lambda info: info.file_size).filename.split("/", 1)[1]
-
-
 def edit_header(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change the header of a safetensors file in place; the data stay."""
     header, data = split(path)

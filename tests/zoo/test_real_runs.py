@@ -97,7 +97,7 @@ def test_a_healthy_run_has_no_error_and_only_the_listed_warnings(shared: Path) -
     found = {
         (name, rule): text
         for name in healthy
-        for rule, text in serious(check_path(shared / "runs" / name, Options())).items()
+        for rule, text in serious(check_path(shared / "runs" / name, Options(deep=True))).items()
     }
     assert set(found) == set(RUN_WARNINGS), {key: found[key] for key in set(found) - set(RUN_WARNINGS)}
     assert all(text.startswith("warning") for text in found.values())
