@@ -15,6 +15,9 @@ _KEY = "masked_steps"
 
 def masked_steps(run: Run) -> frozenset[int]:
     """The logged steps whose 0.0 stands for NaN. A loss may be 0.0 for good reasons (GRPO), so this asks the explanation."""
+    found_state = run.newest_trainer_state
+    if found_state is not None and not found_state[0].masked_losses:
+        return frozenset()
     if _KEY not in run.memo:
         answer = explain_loss(run)
         found = answer.distortions if answer is not None else ()

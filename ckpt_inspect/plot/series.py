@@ -26,6 +26,7 @@ DEFAULT_METRICS = ("loss", "eval_loss")
 SCHEDULES = frozenset({"learning_rate"})
 _NOT_METRICS = frozenset({"step", "epoch", "current_steps", "total_steps", "percentage"})
 _TOKEN_KEYS = ("num_input_tokens_seen", "num_tokens", "total_tokens")
+_NUMBERS = (float, int)  # and no bool; a log may have a million values
 _LOG_NAMES = {"lr": "learning_rate"}
 
 
@@ -233,7 +234,7 @@ def _logged(step: int | None, values: Mapping[str, Any], *, masked: bool = False
     numbers = {
         _LOG_NAMES.get(key, key): float(value)
         for key, value in values.items()
-        if key not in _NOT_METRICS and is_number(value)
+        if key not in _NOT_METRICS and type(value) in _NUMBERS
     }
     if masked:  # transformers logs 0.0 where every loss was NaN (logging_nan_inf_filter)
         numbers["loss"] = math.nan
