@@ -246,6 +246,14 @@ class NestedRun(Model):
     kind: str
 
 
+class NamedAdapter(Model):
+    """An adapter in a directory of its own; `purpose` where the directory's name tells one."""
+
+    name: str
+    path: str
+    purpose: str | None
+
+
 class Hub(Model):
     """The Hugging Face cache entry the path lies in."""
 
@@ -293,6 +301,7 @@ class ShowDocument(Document):
     rewards: dict[str, RewardRange]
     root_weights: RootWeights | None
     nested: list[NestedRun]
+    named_adapters: list[NamedAdapter]
     empty_directories: list[str]
     hub: Hub | None
     unreadable: list[Unreadable]

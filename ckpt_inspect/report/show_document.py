@@ -18,7 +18,7 @@ from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.progress import NullProgress, Progress
 from ckpt_inspect.report.explain_document import TOPICS, explain_topics
 from ckpt_inspect.report.show_checkpoints import checkpoint_rows
-from ckpt_inspect.report.show_facts import best_facts, model_facts, rewards, training_progress
+from ckpt_inspect.report.show_facts import best_facts, model_facts, named_adapters, rewards, training_progress
 from ckpt_inspect.run import Artifact, Producer, Run
 
 Json = dict[str, Any]
@@ -112,6 +112,7 @@ def _document(run: Run, base: Path | None, observer: Progress) -> Json:
     document["rewards"] = rewards(run)
     document["root_weights"] = plain(root_weights(run))
     document["nested"] = [{"path": item.path, "kind": item.kind} for item in run.nested]
+    document["named_adapters"] = named_adapters(run)
     document["empty_directories"] = list(run.empty_directories)
     document["hub"] = _hub(run)
     document["unreadable"] = [{"path": path or ".", "message": fault.message} for path, fault in _unreadable(run)]

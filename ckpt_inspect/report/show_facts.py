@@ -8,6 +8,7 @@ from typing import Any
 from ckpt_inspect.explain.answer import plain
 from ckpt_inspect.explain.evaluation_best import best_of
 from ckpt_inspect.run import Run, StateDirectory
+from ckpt_inspect.run.classify import directory_role, directory_roles
 
 Json = dict[str, Any]
 
@@ -81,6 +82,16 @@ def states_newest_first(run: Run) -> Iterator[StateDirectory]:
     for checkpoint in reversed(run.checkpoints):
         if checkpoint.path:
             yield checkpoint
+
+
+def named_adapters(run: Run) -> list[Json]:
+    """Adapters in directories of their own, with what such a directory is for where its name tells."""
+    purposes = {id_: row["purpose"] for id_, _, row in directory_roles()}
+    found = []
+    for name, path in run.adapters.items():
+        role = directory_role(path.rpartition("/")[2])
+        found.append({"name": name, "path": path, "purpose": purposes.get(role) if role else None})
+    return found
 
 
 def model_facts(run: Run) -> Json | None:

@@ -53,13 +53,13 @@ def _names(rows: list[Json]) -> list[str]:
 def file_list(screen: Screen, document: Json) -> None:
     """Every file: path, size, purpose, what it is needed for."""
     rows = document["artifacts"]
-    if not rows:
+    if not rows and not document["empty_directories"]:
         return
     screen.heading(f"Files ({counted(len(rows), 'file')})")
     titles = dict(groups())
     order = list(titles)
     if screen.width >= _WIDE:
-        longest = min(60, max(text_width(printable(row["path"], 200)) for row in rows))
+        longest = min(60, max((text_width(printable(row["path"], 200)) for row in rows), default=0))
     for id_ in order:
         members = [row for row in rows if row["group"] == id_]
         if not members:
@@ -78,3 +78,8 @@ def file_list(screen: Screen, document: Json) -> None:
             else:
                 screen.line(Span(path, "accent"), f"  {size(row['bytes'])}", indent=2)
                 screen.line(f"{row['purpose']}{needed}{detail}", indent=6)
+    if document["empty_directories"]:
+        screen.blank()
+        screen.line(Span("Empty directories", "bold"), indent=2)
+        for path in document["empty_directories"]:
+            screen.line(printable(path, 200), indent=2)

@@ -9,38 +9,12 @@ from ckpt_inspect.report.numbers import counted, listed, loss, number, short_cou
 from ckpt_inspect.report.screen import Piece, Screen, Span, Style
 from ckpt_inspect.report.text_checkpoints import checkpoint_table, stage_words
 from ckpt_inspect.report.text_files import file_groups, file_list
+from ckpt_inspect.report.words import first_sentence, method_name
 
 Json = dict[str, Any]
 
 # What people look for first among the metrics.
 _TELLING = ("eval_loss", "accurac", "f1", "reward", "rouge", "bleu", "perplexity", "predict_loss", "exact")
-
-# How the papers and PEFT's documentation spell what adapter_config.json writes in capitals.
-_METHODS = {
-    "LORA": "LoRA",
-    "ADALORA": "AdaLoRA",
-    "IA3": "(IA)³",
-    "LOHA": "LoHa",
-    "LOKR": "LoKr",
-    "VERA": "VeRA",
-    "VBLORA": "VB-LoRA",
-    "XLORA": "X-LoRA",
-    "RANDLORA": "RandLoRA",
-    "FOURIERFT": "FourierFT",
-    "BONE": "Bone",
-    "SHIRA": "SHiRA",
-    "ROAD": "RoAd",
-    "MISS": "MiSS",
-    "DELORA": "DeLoRA",
-    "GRALORA": "GraLoRA",
-    "LN_TUNING": "LayerNorm tuning",
-    "PROMPT_TUNING": "prompt tuning",
-    "MULTITASK_PROMPT_TUNING": "multitask prompt tuning",
-    "P_TUNING": "p-tuning",
-    "PREFIX_TUNING": "prefix tuning",
-    "ADAPTION_PROMPT": "LLaMA-Adapter",
-    "TRAINABLE_TOKENS": "trainable tokens",
-}
 
 
 def show_text(document: Json, *, width: int = 80, color: bool = False, files: bool = False) -> str:
@@ -109,11 +83,6 @@ def what_it_is(document: Json) -> str:
     return f"{subject}{what}{shards}" + (_base(adapter) if method else "")
 
 
-def method_name(peft_type: str) -> str:
-    """A PEFT method as people write it."""
-    return _METHODS.get(peft_type, printable(peft_type, 40))
-
-
 def _ranks(zero: Json | None) -> str:
     ranks = (zero["world_size"] or 0) * (zero["model_parallel"] or 1) if zero else 0
     return f" of {counted(ranks, 'rank')}" if ranks else ""
@@ -146,6 +115,7 @@ def _fields(screen: Screen, document: Json) -> None:
         ("Learning rate", _rate(document)),
         ("Batches", _batches(document)),
         ("Adapter", _adapter(document)),
+        ("More adapters", _named_adapters(document)),
         ("New tokens", _new_tokens(document)),
     ):
         if pieces:
@@ -200,12 +170,6 @@ def _loss(document: Json) -> list[Piece]:
         explained = first_sentence(average["explanation"] or "")
         pieces.append(explained or f"train_loss {loss(average['reported'])}.")
     return pieces
-
-
-def first_sentence(text: str) -> str:
-    """The first sentence of an explanation; `explain` says the rest."""
-    head, stop, _ = text.partition(". ")
-    return head + "." if stop else text
 
 
 def _rewards(document: Json) -> list[Piece]:
@@ -314,6 +278,14 @@ def _adapter(document: Json) -> list[Piece]:
     return ["; ".join(parts) + "."]
 
 
+def _named_adapters(document: Json) -> list[Piece]:
+    said = []
+    for row in document["named_adapters"]:
+        purpose = f" ({row['purpose'][:1].lower()}{row['purpose'][1:].rstrip('.')})" if row["purpose"] else ""
+        said.append(f"{printable(row['name'], 80)}{purpose}")
+    return [f"{listed(said, 8)}."] if said else []
+
+
 def _new_tokens(document: Json) -> list[Piece]:
     answer = document["new_tokens"]
     if not answer or answer["verdict"] == "none":
@@ -346,6 +318,10 @@ def _problems(screen: Screen, document: Json) -> None:
             )
         if len(rows) > 8:
             screen.line(f"and {len(rows) - 8} more", indent=2)
+    if document["hub"] and document["hub"]["incomplete"]:
+        count = counted(len(document["hub"]["incomplete"]), "download")
+        screen.blank()
+        screen.line(Span(f"{count} of this repository did not finish (blobs/*.incomplete).", "warn"))
     if document["truncated"]:
         screen.blank()
         screen.line(Span("There are more files than were listed.", "warn"))
