@@ -35,6 +35,8 @@ CheckT = TypeVar("CheckT", bound=Callable[..., Iterator[Hit]])
 SECTIONS = ("Why it matters", "How to fix", "Example", "Source")
 FAMILIES = (
     "files",
+    "containers",
+    "documents",
     "weights",
     "trainer",
     "losses",
@@ -42,6 +44,7 @@ FAMILIES = (
     "adapters",
     "new_tokens",
     "zero",
+    "zero_values",
     "sharded",
     "pickles",
     "resume",

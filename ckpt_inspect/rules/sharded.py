@@ -1,4 +1,4 @@
-"""CKP45x: FSDP and torch distributed checkpoints."""
+"""CKP45x and 46x: FSDP, torch distributed and universal checkpoints."""
 
 from __future__ import annotations
 
@@ -99,3 +99,34 @@ def fsdp_parts(subject: Subject) -> Iterator[Hit]:
     Source: accelerate 1.15 utils/fsdp_utils.py.
     """
     yield from hits(subject, "CKP455")
+
+
+@rule("CKP460", "universal-incomplete", "error")
+def universal_incomplete(subject: Subject) -> Iterator[Hit]:
+    """A universal checkpoint lacks states of some parameters.
+
+    Why it matters: the conversion was interrupted; loading it stops or leaves parameters at their initial values.
+
+    How to fix: convert again into an empty directory.
+
+    Example: `zero/lm_head.weight/` without fp32.pt.
+
+    Source: deepspeed 0.19.8 checkpoint/ds_to_universal.py; DeepSpeed catalogue Z50.
+    """
+    yield from hits(subject, "CKP460")
+
+
+@rule("CKP461", "universal-leftover", "warning")
+def universal_leftover(subject: Subject) -> Iterator[Hit]:
+    """A universal checkpoint still has the temporary fragments of its conversion.
+
+    Why it matters: the conversion was cut off, or ran with --keep_temp_folder; `tmp/` holds one file per parameter, state
+    and rank.
+
+    How to fix: convert again if states are missing; otherwise delete `tmp/`.
+
+    Example: 1.4 million small files below `tmp/`.
+
+    Source: deepspeed 0.19.8 checkpoint/ds_to_universal.py.
+    """
+    yield from hits(subject, "CKP461")

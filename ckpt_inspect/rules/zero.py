@@ -1,63 +1,14 @@
-"""CKP4xx: DeepSpeed's shards. The checks are those `consolidate` makes before it writes (:mod:`ckpt_inspect.consolidate`)."""
+"""CKP40x to 42x: DeepSpeed's tags, ranks and files. The checks are those `consolidate` makes before it writes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from ckpt_inspect.consolidate.problems import Problem
 from ckpt_inspect.rules.faults import hits
-from ckpt_inspect.rules.finding import Hit, Severity, capitalised
+from ckpt_inspect.rules.finding import Hit
 from ckpt_inspect.rules.registry import rule
+from ckpt_inspect.rules.shards import planned
 from ckpt_inspect.rules.subject import Subject
-
-_ADVICE = "see `ckpt-inspect consolidate --plan` for the numbers"
-
-
-def _survey(subject: Subject, *, complete: bool = False) -> tuple[Problem, ...]:
-    """Everything the planner finds, without the weights' values unless `complete`."""
-    place = subject.checkpoint
-    if not place.tags and not place.has("latest"):
-        return ()
-    memo, key = place.memo, "survey_complete" if complete else "survey"
-    if key not in memo:
-        from ckpt_inspect.consolidate.planning import find_problems
-
-        memo[key] = find_problems(place.tree.root / place.path, depth="complete" if complete else "none")
-    found: tuple[Problem, ...] = memo[key]
-    return found
-
-
-def _problems(subject: Subject, *checks: str, complete: bool = False) -> Iterator[Hit]:
-    """The problems of some checks, as hits. The shards' headers are read once for all rules."""
-    place = subject.checkpoint
-    merged: dict[tuple[str, str], list[Problem]] = {}
-    for problem in _survey(subject, complete=complete):
-        if problem.check in checks:
-            merged.setdefault((problem.check, problem.file or ""), []).append(problem)
-    for (check, _), problems in merged.items():
-        yield _hit(subject, place.path, check, problems)
-
-
-def _hit(subject: Subject, path: str, check: str, problems: list[Problem]) -> Hit:
-    first = problems[0]
-    severity: Severity = first.level if first.level in ("error", "warning") else "note"
-    text = capitalised(first.message)
-    more = f" And {len(problems) - 1} more like it." if len(problems) > 1 else ""
-    where = _below(subject.run.tree.root, path, first.file)
-    evidence = {"check": check, "rank": first.rank}
-    remedy = f"{capitalised(first.remedy)}." if first.remedy else None
-    return Hit(where, f"{text}.{more}", remedy, first.tensor, severity, evidence)
-
-
-def _below(root: Path, place: str, file: str | None) -> str:
-    """The path of a problem's file below the run: the survey states it relative to the checkpoint it opened."""
-    if not file:
-        return place
-    for candidate in (f"{place}/{file}".lstrip("/"), file):
-        if (root / candidate).exists():
-            return candidate
-    return place
 
 
 @rule("CKP401", "no-tag", "error", scope="checkpoint", thorough=True)
@@ -72,7 +23,7 @@ def no_tag(subject: Subject) -> Iterator[Hit]:
 
     Source: deepspeed 0.19.8 engine.load_checkpoint; DeepSpeed catalogue Z01.
     """
-    yield from _problems(subject, "Z01")
+    yield from planned(subject, "Z01")
 
 
 @rule("CKP402", "latest-unusable", "error")
@@ -103,7 +54,7 @@ def latest_names_nothing(subject: Subject) -> Iterator[Hit]:
 
     Source: deepspeed 0.19.8 engine.load_checkpoint; DeepSpeed catalogue Z03.
     """
-    yield from _problems(subject, "Z03")
+    yield from planned(subject, "Z03")
 
 
 @rule("CKP404", "latest-is-not-newest", "warning", scope="checkpoint", thorough=True)
@@ -118,7 +69,7 @@ def latest_is_not_newest(subject: Subject) -> Iterator[Hit]:
 
     Source: deepspeed 0.19.8 engine.save_checkpoint writes `latest` last; DeepSpeed catalogue Z04.
     """
-    yield from (hit for hit in _problems(subject, "Z04") if hit.severity != "note")  # an older tag was opened by name
+    yield from (hit for hit in planned(subject, "Z04") if hit.severity != "note")  # an older tag was opened by name
 
 
 @rule("CKP406", "step-counts-differ", "note", scope="checkpoint", thorough=True)
@@ -134,7 +85,7 @@ def step_counts_differ(subject: Subject) -> Iterator[Hit]:
 
     Source: deepspeed 0.19.8 engine.global_steps; DeepSpeed catalogue Z06, Z07.
     """
-    yield from _problems(subject, "Z06", "Z07")
+    yield from planned(subject, "Z06", "Z07")
 
 
 @rule("CKP408", "leftover-tag", "note", scope="checkpoint", thorough=True)
@@ -149,7 +100,7 @@ def leftover_tag(subject: Subject) -> Iterator[Hit]:
 
     Source: DeepSpeed catalogue Z08.
     """
-    yield from _problems(subject, "Z08")
+    yield from planned(subject, "Z08")
 
 
 @rule("CKP410", "missing-rank", "error", scope="checkpoint", thorough=True)
@@ -165,7 +116,7 @@ def missing_rank(subject: Subject) -> Iterator[Hit]:
 
     Source: deepspeed 0.19.8 engine._get_zero_ckpt_name; DeepSpeed catalogue Z10, Z17.
     """
-    yield from _problems(subject, "Z10", "Z17")
+    yield from planned(subject, "Z10", "Z17")
 
 
 @rule("CKP411", "extra-rank", "error", scope="checkpoint", thorough=True)
@@ -180,7 +131,7 @@ def extra_rank(subject: Subject) -> Iterator[Hit]:
 
     Source: deepspeed utils/zero_to_fp32.py "Expected ..."; DeepSpeed catalogue Z11.
     """
-    yield from _problems(subject, "Z11")
+    yield from planned(subject, "Z11")
 
 
 @rule("CKP412", "mixed-world-sizes", "error", scope="checkpoint", thorough=True)
@@ -195,7 +146,7 @@ def mixed_world_sizes(subject: Subject) -> Iterator[Hit]:
 
     Source: deepspeed 0.19.8 stage_1_and_2.state_dict partition_count; DeepSpeed catalogue Z12, Z13, Z14.
     """
-    yield from _problems(subject, "Z12", "Z13", "Z14")
+    yield from planned(subject, "Z12", "Z13", "Z14")
 
 
 @rule("CKP415", "parallel-layout", "note", scope="checkpoint", thorough=True)
@@ -210,7 +161,7 @@ def parallel_layout(subject: Subject) -> Iterator[Hit]:
 
     Source: deepspeed 0.19.8 PipelineModule, moe; DeepSpeed catalogue Z15, Z16.
     """
-    for hit in _problems(subject, "Z15", "Z16", "layout"):
+    for hit in planned(subject, "Z15", "Z16", "layout"):
         yield Hit(hit.path, hit.message, hit.remedy, hit.tensor, "note", hit.evidence)
 
 
@@ -226,227 +177,4 @@ def shard_unreadable(subject: Subject) -> Iterator[Hit]:
 
     Source: DeepSpeed catalogue Z20 to Z24.
     """
-    yield from _problems(subject, "Z20", "Z21", "Z22", "Z23", "key")
-
-
-@rule("CKP425", "shard-sizes-differ", "warning", scope="checkpoint")
-def shard_sizes_differ(subject: Subject) -> Iterator[Hit]:
-    """The optimizer shards of one tag differ in size by more than their pickles can explain.
-
-    Why it matters: partitions are padded to the same length on every rank, so a smaller file was written in part, or comes
-    from another save.
-
-    How to fix: copy the files that stand out again.
-
-    Example: 2.4 GB on seven ranks, 1.9 GB on the eighth.
-
-    Source: deepspeed 0.19.8 flat partitions; DeepSpeed catalogue Z25.
-    """
-    zero = subject.checkpoint.zero
-    if zero is None or len(zero.optim_files) < 2 or zero.expert_files or zero.model_parallel > 1:
-        return
-    sizes = {file.path: file.size for file in zero.optim_files}
-    largest = max(sizes.values())
-    for path, size in sizes.items():
-        if largest - size > max(64 << 10, largest // 8):
-            yield Hit(
-                path, f"This shard has {size:,} bytes, the largest of its tag {largest:,}.", evidence={"bytes": size}
-            )
-
-
-@rule("CKP426", "shard-values", "error", scope="checkpoint", deep=True, thorough=True)
-def shard_values(subject: Subject) -> Iterator[Hit]:
-    """Master weights of a rank are zero wherever they were sampled, or are not finite.
-
-    Why it matters: a file system that lost its blocks leaves a file of the right size full of zeros, which under stage 3
-    nothing else would notice; weights that are NaN or infinite are those of a run that diverged.
-
-    How to fix: copy the file of the rank named again and compare its checksum; after a divergence, take an earlier
-    checkpoint.
-
-    Example: a shard restored from a snapshot taken before its pages were flushed.
-
-    Source: torch 2.13 serialization.skip_data writes such files; DeepSpeed catalogue Z26.
-    """
-    for hit in _problems(subject, "Z26", complete=True):
-        # Zeros may be those of an adapter that was never trained; what is not finite has a tensor's name.
-        severity: Severity = "error" if hit.tensor else "warning"
-        yield Hit(hit.path, hit.message, hit.remedy, hit.tensor, severity, hit.evidence)
-
-
-@rule("CKP427", "mixed-saves", "error", scope="checkpoint", thorough=True)
-def mixed_saves(subject: Subject) -> Iterator[Hit]:
-    """Files of one tag disagree on the ZeRO stage, the parameters' shapes or their groups.
-
-    Why it matters: they come from different saves or runs; `zero_to_fp32` checks none of it and merges them silently.
-
-    How to fix: restore all files of one save.
-
-    Example: param_shapes of rank 0 and rank 1 list different tensors.
-
-    Source: DeepSpeed catalogue Z27, Z30, Z33.
-    """
-    yield from _problems(subject, "Z27", "Z30", "Z33")
-
-
-@rule("CKP428", "mixed-deepspeed-versions", "warning", scope="checkpoint", thorough=True)
-def mixed_versions(subject: Subject) -> Iterator[Hit]:
-    """Files of one tag were written by different DeepSpeed versions.
-
-    Why it matters: ranks ran in different environments, or files of two saves are mixed.
-
-    How to fix: use the same environment on all nodes; check that all files are of one save.
-
-    Example: ds_version 0.14.5 on rank 0, 0.16.7 on rank 4.
-
-    Source: DeepSpeed catalogue Z28.
-    """
-    yield from _problems(subject, "Z28")
-
-
-@rule("CKP431", "partition-sums", "error", scope="checkpoint", thorough=True)
-def partition_sums(subject: Subject) -> Iterator[Hit]:
-    """The lengths of the partitions do not add up to the parameters.
-
-    Why it matters: elements are missing or belong elsewhere: DeepSpeed says "consumed N numels out of M". Merging anyway
-    shifts every later tensor.
-
-    How to fix: find the file of another save or world size among the shards; see the numbers with `consolidate --plan`.
-
-    Example: 30 + 29 elements saved for 60 wanted.
-
-    Source: deepspeed utils/zero_to_fp32.py; DeepSpeed catalogue Z31, Z32, Z35.
-    """
-    yield from _problems(subject, "Z31", "Z32", "Z35", "coverage")
-
-
-@rule("CKP434", "slice-addresses", "note", scope="checkpoint", thorough=True)
-def slice_addresses(subject: Subject) -> Iterator[Hit]:
-    """The addresses DeepSpeed recorded for its fragments disagree with the order of the parameters.
-
-    Why it matters: under round_robin_gradients DeepSpeed records wrong ones, and ds_to_universal follows them silently.
-    Elsewhere it means that the layout is not understood.
-
-    How to fix: use `consolidate`, which arbitrates with the module's values, not ds_to_universal.
-
-    Example: 10 of 15 parameters converted to wrong weights, measured with 3 ranks.
-
-    Source: deepspeed 0.19.8 stage_1_and_2._link_all_hp_params; DeepSpeed catalogue Z34.
-    """
-    for hit in _problems(subject, "Z34"):
-        yield Hit(hit.path, hit.message, hit.remedy, hit.tensor, "note", hit.evidence)
-
-
-@rule("CKP437", "master-not-float32", "note", scope="checkpoint", thorough=True)
-def master_not_float32(subject: Subject) -> Iterator[Hit]:
-    """The master weights are not float32.
-
-    Why it matters: a float32 output has no more precision than they have; mixed types across ranks mean damage.
-
-    How to fix: nothing if bf16_master_weights_and_grads or its fp16 twin was meant.
-
-    Example: `single_partition_of_fp32_groups` of bfloat16 tensors.
-
-    Source: deepspeed 0.19.8 zero/stage_1_and_2.py; DeepSpeed catalogue Z37.
-    """
-    for hit in _problems(subject, "Z37"):
-        yield Hit(
-            hit.path, hit.message, hit.remedy, hit.tensor, "error" if hit.severity == "error" else "note", hit.evidence
-        )
-
-
-@rule("CKP438", "master-differs-from-module", "error", scope="checkpoint", deep=True, thorough=True)
-def master_differs_from_module(subject: Subject) -> Iterator[Hit]:
-    """The float32 master weights, rounded, are not the 16-bit weights beside them.
-
-    Why it matters: optimizer shards of one step lie beside the model file of another; no other tool looks. A resume goes on
-    from weights that never existed together.
-
-    How to fix: restore both from the same save; suspect a crash during the save.
-
-    Example: `latest` was published while a slow rank still wrote its shard.
-
-    Source: DeepSpeed catalogue Z38.
-    """
-    # A note tells that the values agree, or that there is nothing to compare them with.
-    yield from (hit for hit in _problems(subject, "Z38", complete=True) if hit.severity != "note")
-
-
-@rule("CKP439", "rank-steps-differ", "error", scope="checkpoint", thorough=True)
-def rank_steps_differ(subject: Subject) -> Iterator[Hit]:
-    """The ranks' optimizer states are of different steps.
-
-    Why it matters: the shards come from different saves: DeepSpeed publishes `latest` without waiting for slow ranks. The
-    merged weights would mix two steps.
-
-    How to fix: restore the shards of one save, or take the checkpoint before.
-
-    Example: step 500 on ranks 0 to 6, step 400 on rank 7.
-
-    Source: deepspeed 0.19.8 engine.save_checkpoint has no barrier there; DeepSpeed catalogue Z39.
-    """
-    yield from (hit for hit in _problems(subject, "Z39") if hit.severity != "note")  # some eras record no step
-
-
-@rule("CKP440", "frozen-not-recorded", "note", scope="checkpoint", thorough=True)
-def frozen_not_recorded(subject: Subject) -> Iterator[Hit]:
-    """Parameters stand in the module and in no optimizer record: `zero_to_fp32` drops them.
-
-    Why it matters: under ZeRO-1 DeepSpeed does not record frozen parameters, so its own script leaves them out silently.
-
-    How to fix: use `ckpt-inspect consolidate`, which takes them from the module.
-
-    Example: a frozen embedding under ZeRO-1: 15 tensors come out instead of 18.
-
-    Source: deepspeed 0.19.8 engine._save_checkpoint save_frozen_param; DeepSpeed catalogue Z40.
-    """
-    if any(problem.level == "error" for problem in _survey(subject)):
-        return  # what is in no shard then is missing for another reason
-    for hit in _problems(subject, "Z40"):
-        yield Hit(hit.path, hit.message, hit.remedy, hit.tensor, "note", hit.evidence)
-
-
-@rule("CKP441", "alias-without-owner", "note", scope="checkpoint", thorough=True)
-def alias_without_owner(subject: Subject) -> Iterator[Hit]:
-    """A shared parameter's owner is not in the checkpoint.
-
-    Why it matters: the alias has no values of its own and cannot be restored.
-
-    How to fix: nothing if the owner was frozen and left out on purpose; otherwise the checkpoint is incomplete.
-
-    Example: `lm_head.weight` shares `embed_tokens.weight`, which was excluded.
-
-    Source: deepspeed 0.19.8 shared_params; DeepSpeed catalogue Z41, Z43.
-    """
-    yield from _problems(subject, "Z41", "Z43")
-
-
-@rule("CKP460", "universal-incomplete", "error")
-def universal_incomplete(subject: Subject) -> Iterator[Hit]:
-    """A universal checkpoint lacks states of some parameters.
-
-    Why it matters: the conversion was interrupted; loading it stops or leaves parameters at their initial values.
-
-    How to fix: convert again into an empty directory.
-
-    Example: `zero/lm_head.weight/` without fp32.pt.
-
-    Source: deepspeed 0.19.8 checkpoint/ds_to_universal.py; DeepSpeed catalogue Z50.
-    """
-    yield from hits(subject, "CKP460")
-
-
-@rule("CKP461", "universal-leftover", "warning")
-def universal_leftover(subject: Subject) -> Iterator[Hit]:
-    """A universal checkpoint still has the temporary fragments of its conversion.
-
-    Why it matters: the conversion was cut off, or ran with --keep_temp_folder; `tmp/` holds one file per parameter, state
-    and rank.
-
-    How to fix: convert again if states are missing; otherwise delete `tmp/`.
-
-    Example: 1.4 million small files below `tmp/`.
-
-    Source: deepspeed 0.19.8 checkpoint/ds_to_universal.py.
-    """
-    yield from hits(subject, "CKP461")
+    yield from planned(subject, "Z20", "Z21", "Z22", "Z23", "key")
