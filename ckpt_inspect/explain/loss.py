@@ -308,7 +308,9 @@ def _arithmetic(
             if len(parts) > SHOWN_WINDOWS and index == SHOWN_WINDOWS // 2:
                 lines.append(f"  ... {len(parts) - SHOWN_WINDOWS} more ...")
             lines.append(
-                f"  steps {part.start + 1}-{part.end}: {short(part.loss, 7)} x {part.steps} = {short(part.sum, 7)}"
+                f"  step {part.end}: {short(part.loss, 7)}"
+                if part.steps == 1
+                else f"  steps {part.start + 1}-{part.end}: {short(part.loss, 7)} x {part.steps} = {short(part.sum, 7)}"
             )
         steps = sum(part.steps for part in parts)
         lines.append(f"sum over {steps} logged steps = {short(total(parts), 9)}")

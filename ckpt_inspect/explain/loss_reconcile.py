@@ -25,6 +25,7 @@ from ckpt_inspect.explain.loss_arithmetic import (
 from ckpt_inspect.explain.loss_terms import LossFacts, Reconciliation, Tail, Verdict
 
 RELATIVE = 1e-5  # float32 accumulation of micro-batch losses
+EXACT = 1e-9  # what entries that were not rounded leave of doubt: entry and total come from the same number
 MOST_CANDIDATES = 20_000
 SHARP = 0.1  # rounding may leave less than a tenth of a step of doubt, or a whole number of steps means nothing
 
@@ -94,9 +95,8 @@ def _prefers_whole(facts: LossFacts, whole: _Fit, resumed: Sequence[_Fit]) -> bo
         return False  # the call itself counted fewer steps than the run has
     if whole.tail is None:
         return True
-    if any(fit.near and fit.start in facts.starts for fit in resumed):
-        return False  # the directory itself says that the run was resumed there
-    return whole.near or not any(fit.near and fit.start in facts.checkpoints for fit in resumed)
+    # The directory itself may say that the run was resumed there; that a checkpoint lies at a step says nothing.
+    return not any(fit.near and fit.start in facts.starts for fit in resumed)
 
 
 def _fit(log: _Log, start: int, divisor: int) -> _Fit | None:
@@ -212,7 +212,8 @@ def _solved(facts: LossFacts) -> Iterable[int]:
                 share = (facts.reported * (end - part.end) - after) / slope if slope else math.inf
             if math.isfinite(share) and 0 < share <= part.steps + 1:
                 start = part.end - share
-                if doubt < SHARP * abs(part.loss) and abs(start - round(start)) < 0.05:
+                off = abs(start - round(start)) * abs(part.loss)
+                if doubt < SHARP * abs(part.loss) and off <= doubt + EXACT * abs(facts.reported * end):
                     yield round(start)
         after += part.sum
 
@@ -223,7 +224,7 @@ def _accepted(facts: LossFacts, fit: _Fit, others: Sequence[_Fit]) -> Reconcilia
     logged = total(parts)
     tail_sum = 0.0 if fit.tail is None else min(max(fit.tail.mean, fit.tail.low), fit.tail.high) * fit.tail.steps
     recomputed = (logged + tail_sum) / fit.divisor
-    backed = fit.start in (0, *facts.starts, *_by_speed(facts))
+    backed = fit.start in (*facts.starts, *_by_speed(facts)) or (fit.start == 0 and fit.near)
     mean = (logged + tail_sum) / (end - fit.start)
     if fit.start == 0:
         verdict: Verdict = "average_of_all_steps" if fit.tail is None else "average_with_unlogged_tail"

@@ -78,6 +78,7 @@ def average_sentences(found: Reconciliation, reported: float, end: int | None) -
         return [
             f"train_loss {value} is the mean over all {steps}{_last_words(found)}.",
             _tail_sentence(found),
+            *_others(found),
         ]
     if found.verdict == "resumed_sum_over_all_steps" and found.start is not None and end is not None:
         run = end - found.start

@@ -204,7 +204,8 @@ def _answer(records: ScheduleRecords, plan: Plan, found: Fit | None) -> Learning
     if found is not None and schedule is not None:
         if found.matches:
             which = "The logged rate agrees" if len(points) == 1 else f"All {len(points)} logged rates agree"
-            sentences.append(f"{which} with it (largest difference {plainly(found.error, 2)} of the base rate).")
+            how = "exactly" if found.error == 0 else f"(largest difference {plainly(found.error, 2)} of the base rate)"
+            sentences.append(f"{which} with it {how}.")
         else:
             sentences.append(words.departure(found, len(points), schedule))
         if schedule.kind != "constant":

@@ -162,6 +162,22 @@ def test_without_a_sign_a_whole_run_with_a_tail_is_not_called_resumed() -> None:
     assert (found.verdict, found.start) == ("average_with_unlogged_tail", 0)
 
 
+def test_a_whole_run_that_fell_fast_at_its_end_is_not_called_resumed() -> None:
+    """One long window, then a tail far below it: a resume early on would fit as well, but nothing speaks for one."""
+    losses = [3.0] * 500 + [1.0] * 100
+    call = train_call(losses, every=500)
+    found = reconcile(facts(call.entries, call.train_loss, 600, rounded=False, checkpoints=tuple(range(20, 600, 20))))
+    assert (found.verdict, found.start) == ("average_with_unlogged_tail", 0)
+
+
+def test_a_long_log_with_a_wrong_average_is_not_solved_by_chance() -> None:
+    losses = falling(30_000)
+    call = train_call(losses, every=1, session_divisor=False)
+    for wrong in (0.31, 0.57, 0.83):
+        found = reconcile(facts(call.entries, call.train_loss * wrong, 30_000, rounded=False))
+        assert found.verdict == "not_reproduced"
+
+
 @given(st.integers(2, 30), st.integers(1, 29), st.sampled_from([1, 2, 3, 5]), st.sampled_from(ERAS))
 def test_a_verdict_of_resumed_is_never_wrong(end: int, start: int, every: int, era: tuple[str, bool]) -> None:
     """Whatever is claimed about a resumed run without signs is true, or it is not claimed to be resumed."""
