@@ -283,6 +283,7 @@ class ShowDocument(Document):
     """What is here and how did it go."""
 
     schema_: Annotated[Literal["ckpt-inspect/show/1"], Field(alias="schema")]
+    name: Annotated[str, Field(description="The directory's or file's own name.")]
     kind: Literal["run", "checkpoint", "adapter", "model", "zero", "file"]
     producers: list[ProducerRow]
     artifacts: list[ArtifactRow]

@@ -94,6 +94,7 @@ def show_document(run: Run, *, base: Path | None = None, progress: Progress | No
 def _document(run: Run, base: Path | None, observer: Progress) -> Json:
     document: Json = {
         **header("show", run),
+        "name": run.target.resolve().name or str(run.target),
         "kind": run.kind,
         "producers": [producer_row(run, item) for item in run.producers],
         "artifacts": [artifact_row(artifact) for artifact in run.all_artifacts],

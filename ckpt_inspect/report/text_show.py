@@ -36,8 +36,7 @@ def show_text(document: Json, *, width: int = 80, color: bool = False, files: bo
 
 
 def _headline(screen: Screen, document: Json) -> None:
-    name = printable(document["path"].rstrip("/").rpartition("/")[2] or document["path"], 200)
-    screen.line(Span(name, "bold"), f": {what_it_is(document)}")
+    screen.line(Span(printable(document["name"], 200), "bold"), f": {what_it_is(document)}")
     artifacts = document["artifacts"]
     total = sum(row["bytes"] for row in artifacts)
     pieces = [] if artifacts and document["kind"] != "file" else [size(total)] if artifacts else []
