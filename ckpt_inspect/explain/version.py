@@ -214,7 +214,7 @@ def _work_out(run: Run) -> VersionEvidence:
     arguments = newest_training_args(run)
     fields = from_fields(
         state.values.keys() if state is not None else None,
-        arguments.arguments.keys() if arguments is not None and arguments.class_name is not None else None,
+        arguments.arguments.keys() if arguments is not None and _is_of_the_trainer(arguments) else None,
         tuple(point.value for point in state.losses) if state is not None else (),
     )
     stated = next((item for item in run.producers if item.name == "transformers" and item.version), None)
@@ -222,6 +222,11 @@ def _work_out(run: Run) -> VersionEvidence:
         return fields
     release = parse_release(stated.version)
     return fields if release is None else narrow(exact_version(release, stated.evidence), fields)
+
+
+def _is_of_the_trainer(arguments: TrainingArgs) -> bool:
+    """Whether the arguments are transformers' or a subclass: of somebody's own namespace a missing field tells nothing."""
+    return {"output_dir", "save_steps", "max_grad_norm", "learning_rate"} <= arguments.arguments.keys()
 
 
 def newest_training_args(run: Run) -> TrainingArgs | None:

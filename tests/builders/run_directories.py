@@ -83,4 +83,5 @@ def fields_of(release: tuple[int, int, int]) -> tuple[dict[str, Any], dict[str, 
             if (parse_release(row.get("since")) or OLDEST) <= release < (parse_release(row.get("gone")) or NEWEST)
         }
 
-    return {**chosen(state_fields()), "stateful_callbacks": {}}, chosen(table["argument_field"])
+    always = {"output_dir": "out", "save_steps": 500, "max_grad_norm": 1.0, "learning_rate": 5e-5}
+    return {**chosen(state_fields()), "stateful_callbacks": {}}, {**always, **chosen(table["argument_field"])}
