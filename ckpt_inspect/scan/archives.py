@@ -24,6 +24,8 @@ from ckpt_inspect.storage import ByteSource, BytesSource, SliceSource
 _RAW_STORAGE = re.compile(r"(?:.*/)?(?:data|constants|\.data)/[^/]+\Z", re.DOTALL)
 _CHUNK = 1 << 16
 _LZMA_MEMORY = 128 << 20
+_BZIP2, _LZMA = 12, 14
+_OTHER_METHODS = frozenset({_BZIP2, _LZMA})
 _TAR_BLOCK = 512
 _TAR_MEMBERS = 10_000
 _MAX_RATIO_FROM = 16 << 20
@@ -80,6 +82,9 @@ def _scan_member(
     raw = _RAW_STORAGE.match(member.name) is not None
     if member.method == STORED and raw and not worth_a_look(source.read_at(member.data_offset, 2)):
         return
+    if member.method in _OTHER_METHODS:
+        _scan_other_method(source, member, collector, nested, inside, depth)
+        return
     # A flag of encryption does not encrypt: readers that ignore it see the bytes as they are.
     plain = replace(member, flags=member.flags & 0x0808)
     try:
@@ -92,6 +97,39 @@ def _scan_member(
     nested(content, inside, depth + 1, sure=not raw)
     if member.method == DEFLATED and raw is False and member.compressed == member.size:
         nested(SliceSource(source, member.data_offset, member.compressed), inside, depth + 1, sure=False)
+
+
+def _scan_other_method(
+    source: ByteSource, member: ZipMember, collector: Collector, nested: Nested, place: str, depth: int
+) -> None:
+    """Members that torch cannot read and Python's zipfile can: bzip2 and LZMA (APPNOTE 4.4.5, 5.8)."""
+    collector.note(
+        "zip-method", "suspicious", f"compression method {member.method}, which torch does not read", place=place
+    )
+    raw = SliceSource(source, member.data_offset, member.compressed)
+    if member.method == _BZIP2:
+        make: _Factory = bz2.BZ2Decompressor
+    else:
+        head = raw.read_at(0, 9)
+        if len(head) < 9 or head[2:4] != b"\x05\x00":
+            collector.cover("malformed")
+            return
+        raw = SliceSource(raw, 9, raw.size - 9)
+        properties, dictionary = head[4], min(int.from_bytes(head[5:9], "little"), _LZMA_MEMORY)
+        rest, lc = divmod(properties, 9)
+        pb, lp = divmod(rest, 5)
+        chain = [{"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}]
+
+        def make() -> _Decoder:
+            return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=chain)
+
+    try:
+        data = b"".join(_inflated(make, raw, collector, place))
+    except (lzma.LZMAError, ValueError):
+        collector.cover("malformed")
+        return
+    if data:
+        nested(BytesSource(data), place, depth + 1)
 
 
 def _scan_what_inflates(
@@ -133,13 +171,14 @@ _DECODERS: dict[str, _Factory] = {
     "zlib": lambda: zlib.decompressobj(15),
     "bzip2": bz2.BZ2Decompressor,
     "xz": lambda: lzma.LZMADecompressor(memlimit=_LZMA_MEMORY),
+    "lzma": lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_LZMA_MEMORY),
 }
 
 
 def scan_compressed(
     kind: str, source: ByteSource, collector: Collector, nested: Nested, place: str, depth: int
 ) -> None:
-    """Unpack gzip, bzip2, xz or zlib within the file's budget and scan what comes out."""
+    """Unpack gzip, bzip2, xz, LZMA or zlib within the file's budget and scan what comes out."""
     data = b"".join(_inflated(_DECODERS[kind], source, collector, place))
     if data:
         nested(BytesSource(data, name=source.name), f"{place}!({kind})" if place else f"({kind})", depth + 1)

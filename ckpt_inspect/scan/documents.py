@@ -23,6 +23,9 @@ _OVERLAP = 4096
 _TEMPLATE_KEYS = frozenset({"chat_template", "chat_templates", "additional_chat_templates", "default_chat_template"})
 _LARGE_JSON = 64 << 20
 _MOST_NODES = 3_000_000
+_KERAS_KEYS = frozenset({"keras_version", "registered_name", "build_config", "compile_config", "layers"})
+_LAMBDA_LAYER = re.compile(rb'"class_name"\s*:\s*"Lambda"')
+_MOST_BINARY = 8 << 20  # bytes of a file without structure that is no text
 _MOST_NAMED = 20
 _MOST_OPCODES = 300_000  # beyond it a pickle holds tensors, not settings
 _PYTHON = re.compile(rb"(?m)^(?:from [\w.]+ import |import [\w.]+|def \w+\(|class \w+[(:]|#!/usr/bin/env python)")
@@ -52,7 +55,7 @@ def scan_json(source: ByteSource, collector: Collector, place: str, name: str) -
         if found is not None and named < _MOST_NAMED:
             named += 1
             _note_secret(found, collector, _inside(place, key))
-        if key == "class_name" and value == "Lambda" and "keras" in repr(list(mapping)[:40]).lower():
+        if key == "class_name" and value == "Lambda" and not _KERAS_KEYS.isdisjoint(mapping):
             collector.note("scan-lambda-layer", "suspicious", "a Keras Lambda layer", place=place)
     scan_bytes(source, collector, place)
 
@@ -115,6 +118,12 @@ def scan_gguf(source: ByteSource, collector: Collector, place: str) -> None:
         _note_secret(hit, collector, place)
 
 
+def scan_hdf5(source: ByteSource, collector: Collector, place: str) -> None:
+    """The configuration a Keras model keeps as JSON text in its HDF5 file."""
+    if _LAMBDA_LAYER.search(source.read_at(0, _MOST_BINARY)):
+        collector.note("scan-lambda-layer", "suspicious", "a Keras Lambda layer", place=place)
+
+
 def scan_template(source: ByteSource, collector: Collector, place: str) -> None:
     """A file that is a chat template by its name; only parsed, never compiled or rendered."""
     text = source.read_at(0, (1 << 20) + 1).decode("utf-8", "replace")
@@ -126,7 +135,8 @@ def scan_text(source: ByteSource, collector: Collector, place: str, name: str = 
     """Text or anything else without structure: Python code is looked at, the rest searched for secrets."""
     if name.endswith(".py") or (name.rpartition("/")[2].count(".") == 0 and _PYTHON.match(source.read_at(0, 512))):
         scan_python(source, collector, place, name)
-    scan_bytes(source, collector, place)
+    binary = b"\x00" in source.read_at(0, 4096)
+    scan_bytes(SliceSource(source, 0, _MOST_BINARY) if binary else source, collector, place)
 
 
 def scan_bytes(source: ByteSource, collector: Collector, place: str) -> None:

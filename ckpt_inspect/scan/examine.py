@@ -13,7 +13,7 @@ from ckpt_inspect.formats.zip_directory import split_archives
 from ckpt_inspect.formats.zip_end import last_archive_start
 from ckpt_inspect.scan.archives import scan_compressed, scan_numpy, scan_tar, scan_zip
 from ckpt_inspect.scan.collector import Collector, LimitReachedError
-from ckpt_inspect.scan.documents import scan_gguf, scan_json, scan_safetensors, scan_template, scan_text
+from ckpt_inspect.scan.documents import scan_gguf, scan_hdf5, scan_json, scan_safetensors, scan_template, scan_text
 from ckpt_inspect.scan.programs import ProgramJudge
 from ckpt_inspect.scan.streams import OPENERS, judge_program, scan_hidden, scan_stream
 from ckpt_inspect.scan.tiers import Expectation
@@ -22,7 +22,7 @@ from ckpt_inspect.storage import ByteSource, SliceSource
 
 _TORCH = frozenset({"zip", "legacy-torch", "pickle"})
 _UNREADABLE_ARCHIVES = {"7z": "dangerous", "rar": "dangerous", "zstd": "suspicious", "lz4": "suspicious"}
-_COMPRESSED = frozenset({"gzip", "bzip2", "xz", "zlib"})
+_COMPRESSED = frozenset({"gzip", "bzip2", "xz", "zlib", "lzma"})
 _PICTURES = frozenset({"png", "jpeg", "pdf", "parquet", "hdf5"})
 _PROGRAMS = (b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"\xfe\xed\xfa\xcf")
 _TEXT_SAMPLE = 4096
@@ -30,7 +30,8 @@ _SAFE_NAMES = re.compile(r"\.(?:safetensors|json|jsonl|txt|md|ya?ml|png|jinja|cs
 _LOADED_NAMES = re.compile(
     r"\.(?:pkl|pickle|p|pt|pth|ckpt|bin|th|joblib|dill|metadata|distcp|npy|npz)\Z", re.IGNORECASE
 )
-_CODE_FORMATS = frozenset({"pickle", "legacy-torch", "zip", "7z", "rar", "tar", "gzip", "bzip2", "xz", "zlib"})
+_OLD_JOBLIB = re.compile(rb"ZF(?:0x[0-9a-f]+) *(?=\x78[\x01\x5e\x9c\xda])")  # joblib/numpy_pickle_compat.py
+_CODE_FORMATS = frozenset({"pickle", "legacy-torch", "zip", "7z", "rar", "tar", "gzip", "bzip2", "xz", "zlib", "lzma"})
 
 
 class Examiner:
@@ -104,6 +105,8 @@ class Examiner:
                     "torch-zeros", "unknown", "the content begins with zeros and was never written", place=place
                 )
                 collector.cover("malformed")
+        elif kind == "hdf5":
+            scan_hdf5(source, collector, place)
         elif kind == "html":
             scan_text(source, collector, place)
         if kind not in ("zip", "unknown") and kind not in _COMPRESSED:
@@ -199,6 +202,13 @@ class Examiner:
     def _unknown(self, source: ByteSource, place: str, depth: int, *, sure: bool) -> None:
         collector = self._collector
         head = source.read_at(0, _TEXT_SAMPLE)
+        packed = _older_compression(head)
+        if packed is not None and sure:
+            kind, skipped = packed
+            if depth == 0:
+                self.format = kind
+            self._compressed(kind, SliceSource(source, skipped, source.size - skipped), place, depth, sure=True)
+            return
         if scan_hidden(source, collector, ProgramJudge(collector, None), self._part, place, depth):
             if depth == 0:
                 self.format = "pickle"
@@ -246,6 +256,14 @@ class Examiner:
 
 def _loads_bytes(program: PickleProgram) -> bool:
     return any(found.dotted == "torch.storage._load_from_bytes" for found in program.globals)
+
+
+def _older_compression(head: bytes) -> tuple[str, int] | None:
+    """Compression that joblib reads and that has hardly a mark of its own: LZMA alone, and zlib behind its old header."""
+    if head.startswith(b"\x5d\x00\x00") and len(head) > 13:
+        return "lzma", 0
+    old = _OLD_JOBLIB.match(head)
+    return ("zlib", old.end()) if old is not None else None
 
 
 def _is_program(head: bytes) -> bool:

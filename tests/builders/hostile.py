@@ -12,6 +12,7 @@ import io
 import lzma
 import struct
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -422,6 +423,10 @@ def containers() -> Iterator[Sample]:
     yield Sample("bzip2", bz2.compress(EXEC), name="model.pkl")
     yield Sample("xz", lzma.compress(EXEC), name="model.joblib")
     yield Sample("zlib", zlib.compress(EXEC), name="model.joblib")
+    yield Sample("LZMA alone", lzma.compress(EXEC, format=lzma.FORMAT_ALONE), name="model.joblib")
+    yield Sample("zlib behind joblib's old header", b"ZF0x1c               " + zlib.compress(EXEC), name="model.joblib")
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        yield Sample(f"zip method {method}", _zipfile("archive/data.pkl", EXEC, method), name="model.pt")
     yield Sample("gzip in gzip", gzip.compress(gzip.compress(EXEC)), name="model.pkl")
     yield Sample("a gzip bomb", gzip.compress(bytes(200 << 20)), "suspicious", name="model.pkl")
     yield Sample("a gzip cut short", gzip.compress(bytes(range(256)) * 400)[:300], "unknown", name="model.pkl")
@@ -465,7 +470,6 @@ def bombs() -> Iterator[Sample]:
     yield Sample("a BYTEARRAY8 of a terabyte", b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b"abc", "unknown")
     yield Sample("a BINUNICODE8 of 2^63", b"\x80\x04\x8d" + struct.pack("<Q", 1 << 63) + b"abc", "unknown")
     yield Sample("a LONG of 100,000 digits", b"L" + b"9" * 100_000 + b"L\n.", "suspicious")
-    yield Sample("a list in itself", b"]q\x00h\x00a.", "known")
     yield Sample("a list as a key", b"}]K\x01s.", "unknown")
     yield Sample("protocol 255", b"\x80\xffN.", "unknown")
 
@@ -533,6 +537,7 @@ def benign() -> Iterator[Sample]:
         "known",
         "zero_pp_rank_0_mp_rank_00_optim_states.pt",
     )
+    yield Sample("a list in itself", b"]q\x00h\x00a.", "known")
     yield Sample("a namespace", dump(Instance(Name("argparse", "Namespace"), {"lr": 0.1}), 2), "known")
     yield Sample(
         "paths, dates and partials",
@@ -582,6 +587,13 @@ def _npy(body: bytes, descr: str = "'|O'") -> bytes:
     header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': (1,), }}".encode()
     header += b" " * (-(10 + len(header) + 1) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + body
+
+
+def _zipfile(name: str, data: bytes, method: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr(name, data)
+    return buffer.getvalue()
 
 
 def _tar(members: dict[str, bytes]) -> bytes:
