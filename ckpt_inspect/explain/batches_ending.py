@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ckpt_inspect.explain.numbers import is_number
-
 if TYPE_CHECKING:
     from ckpt_inspect.explain.batches_facts import BatchRecords
 
@@ -102,7 +100,4 @@ def _resumed_at(records: BatchRecords) -> int | None:
     from ckpt_inspect.explain.loss import explain_loss
 
     answer = explain_loss(records.run)
-    if answer is None or answer.average is None:
-        return None
-    start = answer.average.resumed_at
-    return start if is_number(start) else None
+    return answer.average.resumed_at if answer is not None and answer.average is not None else None

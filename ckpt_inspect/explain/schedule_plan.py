@@ -157,5 +157,5 @@ def _deepspeed_base(arguments: TrainingArgs, options: Mapping[str, Any]) -> floa
     rate = params.get("lr") if isinstance(params, Mapping) else None
     for value in (rate, arguments.number("learning_rate"), options.get("warmup_max_lr")):
         if is_number(value):
-            return float(value)  # type: ignore[arg-type]  # is_number says so
+            return float(value)
     return 1.0
