@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ckpt_inspect.artifacts.adapter_targets import is_saved_module
 from ckpt_inspect.explain.adapter_size import explain_state_adapter
 from ckpt_inspect.explain.numbers import counted, listed
 from ckpt_inspect.printable import printable
@@ -21,16 +19,16 @@ if TYPE_CHECKING:
 
 _CONFIG, _WEIGHTS = "adapter_config", "adapter_weights"
 _MUTATES_BASE = ("pissa", "olora", "corda", "lora_ga")
-_LIBRARIES = ("transformers", "diffusers", "lerobot", "megatron")
-_HEADS = ("score", "classifier", "qa_outputs")
 
 
-def _path(subject: Subject, kind: str) -> str:
+def path_of(subject: Subject, kind: str) -> str:
+    """The path of an artifact of the directory, the directory's own where there is none."""
     artifact = subject.place.find(kind)
     return artifact.path if artifact is not None else subject.place.path
 
 
-def _both(subject: Subject) -> tuple[AdapterConfig, AdapterWeights] | None:
+def both(subject: Subject) -> tuple[AdapterConfig, AdapterWeights] | None:
+    """Configuration and weights, where both could be read."""
     config, weights = subject.place.adapter_config, subject.place.adapter_weights
     return (config, weights) if config is not None and weights is not None else None
 
@@ -52,7 +50,7 @@ def adapter_without_weights(subject: Subject) -> Iterator[Hit]:
         if subject.run.kind == "file" or (place.tags and not subject.is_root):
             return  # a file alone was given, or the weights are in DeepSpeed's shards
         yield Hit(
-            _path(subject, _CONFIG), "There is an adapter configuration, but no adapter_model.safetensors or .bin."
+            path_of(subject, _CONFIG), "There is an adapter configuration, but no adapter_model.safetensors or .bin."
         )
 
 
@@ -88,7 +86,7 @@ def adapter_unknown_keys(subject: Subject) -> Iterator[Hit]:
     if config is not None and config.unknown_keys:
         names = listed([printable(key, 40) for key in config.unknown_keys[:5]])
         yield Hit(
-            _path(subject, _CONFIG),
+            path_of(subject, _CONFIG),
             f"Unknown for {printable(config.peft_type or 'this type', 30)}: {names}.",
             evidence={"keys": [printable(key, 60) for key in config.unknown_keys]},
         )
@@ -108,7 +106,7 @@ def adapter_empty(subject: Subject) -> Iterator[Hit]:
     """
     weights = subject.place.adapter_weights
     if weights is not None and not weights.tensors and not weights.faults:
-        yield Hit(_path(subject, _WEIGHTS), "The adapter file holds no tensors.")
+        yield Hit(path_of(subject, _WEIGHTS), "The adapter file holds no tensors.")
 
 
 @rule("CKP305", "adapter-not-gathered", "error")
@@ -155,7 +153,7 @@ def adapter_rank(subject: Subject) -> Iterator[Hit]:
     Source: peft 0.21.2, measured; adapter rule catalogue A07.
     """
     yield from hits(subject, "CKP307")
-    pair = _both(subject)
+    pair = both(subject)
     if pair is None or pair[0].r is None or pair[0].prompt or (pair[0].peft_type or "") != "LORA":
         return
     config, weights = pair
@@ -172,7 +170,7 @@ def adapter_rank(subject: Subject) -> Iterator[Hit]:
     if wrong:
         module, rank, wanted = wrong[0]
         yield Hit(
-            _path(subject, _CONFIG),
+            path_of(subject, _CONFIG),
             f"The configuration says rank {wanted} for {printable(module, 80)}, the tensors have rank {rank} "
             f"({counted(len(wrong), 'module')} in all).",
             evidence={"config": wanted, "tensors": rank, "modules": len(wrong)},
@@ -191,12 +189,12 @@ def adapter_target_without_tensors(subject: Subject) -> Iterator[Hit]:
 
     Source: peft 0.21.2, measured; adapter rule catalogue A08.
     """
-    if _both(subject) is None:
+    if both(subject) is None:
         return
     answer = explain_state_adapter(subject.place)
     if answer.untouched_targets:
         names = listed([printable(name, 40) for name in answer.untouched_targets[:5]])
-        yield Hit(_path(subject, _CONFIG), f"No tensor belongs to the targets {names}.")
+        yield Hit(path_of(subject, _CONFIG), f"No tensor belongs to the targets {names}.")
 
 
 @rule("CKP309", "adapter-tensors-not-targeted", "error")
@@ -211,13 +209,13 @@ def adapter_tensors_not_targeted(subject: Subject) -> Iterator[Hit]:
 
     Source: peft 0.21.2, measured; adapter rule catalogue A09.
     """
-    if _both(subject) is None:
+    if both(subject) is None:
         return
     strays = explain_state_adapter(subject.place).strays
     if strays:
         names = sorted({printable(module.rpartition(".")[2], 40) for module in strays})
         yield Hit(
-            _path(subject, _WEIGHTS),
+            path_of(subject, _WEIGHTS),
             f"{counted(len(strays), 'module')} with tensors ({listed(names[:4])}) are not targeted by the configuration.",
             evidence={"modules": [printable(module, 100) for module in strays[:20]]},
         )
@@ -235,11 +233,11 @@ def adapter_layer_gap(subject: Subject) -> Iterator[Hit]:
 
     Source: adapter rule catalogue A10.
     """
-    if _both(subject) is None:
+    if both(subject) is None:
         return
     for stack, missing in (explain_state_adapter(subject.place).layer_gaps or {}).items():
         shown = ", ".join(str(number) for number in missing[:8])
-        yield Hit(_path(subject, _WEIGHTS), f"Layers {shown} of {printable(stack, 60)} have no adapter.")
+        yield Hit(path_of(subject, _WEIGHTS), f"Layers {shown} of {printable(stack, 60)} have no adapter.")
 
 
 @rule("CKP311", "adapter-wrapped-keys", "error")
@@ -261,7 +259,7 @@ def adapter_wrapped_keys(subject: Subject) -> Iterator[Hit]:
     found = [*weights.wrappers, *weights.adapter_names]
     if found:
         yield Hit(
-            _path(subject, _WEIGHTS), f"The keys still carry {listed([printable(name, 40) for name in found[:4]])}."
+            path_of(subject, _WEIGHTS), f"The keys still carry {listed([printable(name, 40) for name in found[:4]])}."
         )
 
 
@@ -278,14 +276,14 @@ def adapter_dora(subject: Subject) -> Iterator[Hit]:
 
     Source: peft 0.21.2, measured; adapter rule catalogue A12.
     """
-    pair = _both(subject)
+    pair = both(subject)
     if pair is None or pair[0].peft_type != "LORA":
         return
     config, weights = pair
     present = any(tensor.role == "magnitude" for tensor in weights.tensors)
     if config.use_dora != present and weights.modules:
         state = "holds no magnitude vectors" if config.use_dora else "holds magnitude vectors"
-        yield Hit(_path(subject, _CONFIG), f"use_dora is {str(config.use_dora).lower()}, the file {state}.")
+        yield Hit(path_of(subject, _CONFIG), f"use_dora is {str(config.use_dora).lower()}, the file {state}.")
 
 
 @rule("CKP313", "adapter-mutates-base", "warning")
@@ -305,143 +303,7 @@ def adapter_mutates_base(subject: Subject) -> Iterator[Hit]:
     init = config.init_lora_weights if config is not None else None
     if isinstance(init, str) and init.lower().startswith(_MUTATES_BASE):
         yield Hit(
-            _path(subject, _CONFIG), f"init_lora_weights is {printable(init, 30)}.", evidence={"init": printable(init)}
+            path_of(subject, _CONFIG),
+            f"init_lora_weights is {printable(init, 30)}.",
+            evidence={"init": printable(init)},
         )
-
-
-@rule("CKP314", "adapter-base-not-portable", "note", scope="run")
-def adapter_base_not_portable(subject: Subject) -> Iterator[Hit]:
-    """The adapter names its base model by a path of the training machine.
-
-    Why it matters: on any other machine the base is not found; PEFT and vLLM then need it spelled out.
-
-    How to fix: set base_model_name_or_path to the model's repository name before publishing.
-
-    Example: `"/mnt/data/models/Qwen2.5-7B"`.
-
-    Source: peft 0.21.2 save_pretrained copies model.name_or_path; adapter rule catalogue A14.
-    """
-    config = subject.place.adapter_config
-    name = config.base_model if config is not None else None
-    if name and (name.startswith(("/", "~", ".", "\\")) or re.match(r"[A-Za-z]:[\\/]", name)):
-        yield Hit(_path(subject, _CONFIG), f"The base is named by a local path, {printable(name, 120)}.")
-
-
-@rule("CKP316", "adapter-config-only", "note", scope="run")
-def adapter_config_only(subject: Subject) -> Iterator[Hit]:
-    """inference_mode is false: this file was not written by saving a trained adapter.
-
-    Why it matters: PeftModel.save_pretrained always writes true. The file was saved apart, before or without the weights.
-
-    How to fix: nothing if the weights beside it are right.
-
-    Example: Axolotl saves the configuration before training.
-
-    Source: peft 0.21.2 PeftModel.save_pretrained; adapter rule catalogue A16.
-    """
-    config = subject.place.adapter_config
-    if config is not None and config.inference_mode is False:
-        yield Hit(_path(subject, _CONFIG), "inference_mode is false.")
-
-
-@rule("CKP317", "adapter-scaling", "note", scope="run")
-def adapter_scaling(subject: Subject) -> Iterator[Hit]:
-    """The adapter's scaling is unusual.
-
-    Why it matters: alpha / r (or alpha / sqrt(r)) above 8 or below 1/8 multiplies the update by far more or less than usual;
-    often alpha was meant for another rank.
-
-    How to fix: nothing if it was meant.
-
-    Example: alpha 256 with rank 8: every update times 32.
-
-    Source: peft 0.21.2 tuners/lora/layer.py; adapter rule catalogue A17, thresholds ours.
-    """
-    config = subject.place.adapter_config
-    if config is None or config.peft_type != "LORA" or config.use_rslora:
-        return
-    scaling = config.scaling()
-    if scaling is not None and (scaling > 8 or 0 < scaling < 0.125):
-        yield Hit(
-            _path(subject, _CONFIG), f"alpha {config.alpha:g} over rank {config.r} scales every update by {scaling:g}."
-        )
-
-
-@rule("CKP320", "adapter-foreign-library", "error")
-def adapter_foreign_library(subject: Subject) -> Iterator[Hit]:
-    """The adapter asks AutoPeftModel to import an unexpected library.
-
-    Why it matters: `auto_mapping.parent_library` is imported by name; before PEFT 0.21 any module could be named there, which
-    runs its code.
-
-    How to fix: do not load the adapter with AutoPeftModel; find out where the file comes from.
-
-    Example: `"parent_library": "os"`.
-
-    Source: peft 0.21.2 auto.py (allow-list); adapter rule catalogue A21.
-    """
-    config = subject.place.adapter_config
-    mapping = config.values.get("auto_mapping") if config is not None else None
-    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
-    if isinstance(library, str) and library.split(".")[0] not in (*_LIBRARIES, "megatron-core"):
-        yield Hit(_path(subject, _CONFIG), f"auto_mapping names the library {printable(library, 60)}.")
-
-
-@rule("CKP322", "adapter-pickle", "note", scope="run")
-def adapter_pickle(subject: Subject) -> Iterator[Hit]:
-    """The adapter is stored as a pickle only.
-
-    Why it matters: transformers 4.52 and later refuse to load it with torch before 2.6 (CVE-2025-32434), and a pickle can
-    run code.
-
-    How to fix: load it once and save it as safetensors.
-
-    Example: adapter_model.bin alone.
-
-    Source: transformers PR 37785, LLaMA-Factory issue 8379; adapter rule catalogue A22.
-    """
-    names = {artifact.name for artifact in subject.place.own.get(_WEIGHTS, ())}
-    if names and all(name.endswith(".bin") for name in names):
-        yield Hit(_path(subject, _WEIGHTS), "The adapter is adapter_model.bin, a pickle; there is no safetensors file.")
-
-
-@rule("CKP324", "adapter-head-missing", "error")
-def adapter_head_missing(subject: Subject) -> Iterator[Hit]:
-    """A classification adapter has no head, or a module of modules_to_save has no tensor.
-
-    Why it matters: the head is created anew with random weights when the adapter is loaded; the scores are then noise.
-
-    How to fix: take the adapter from a checkpoint that has it; set task_type before training so that PEFT saves the head.
-
-    Example: task_type SEQ_CLS and no `score.weight`.
-
-    Source: peft 0.21.2 PeftModelForSequenceClassification; adapter rule catalogue A24, A25.
-    """
-    pair = _both(subject)
-    if pair is None or not pair[1].tensors or pair[0].prompt:
-        return
-    config, weights = pair
-    modules = {tensor.module for tensor in weights.tensors}
-    listed_modules = [
-        name for name in config.modules_to_save or () if not any(_ends(module, name) for module in modules)
-    ]
-    if config.task_type in ("SEQ_CLS", "TOKEN_CLS"):  # PEFT adds both usual names; one of them exists in a model
-        heads = [name for name in (*(config.modules_to_save or ()), "score", "classifier") if name in _HEADS]
-        if not any(_ends(module, name) for name in heads for module in modules):
-            yield Hit(
-                _path(subject, _WEIGHTS),
-                f"task_type is {config.task_type}, and the file holds no head ({listed(heads[:2])}).",
-            )
-        listed_modules = [name for name in listed_modules if name not in _HEADS]
-    if listed_modules:
-        aliases = [name for name in listed_modules if any(is_saved_module(config, module) for module in modules)]
-        missing = [name for name in listed_modules if name not in aliases]
-        if missing:
-            yield Hit(
-                _path(subject, _WEIGHTS),
-                f"modules_to_save names {listed([printable(name, 40) for name in missing[:4]])}, and no tensor belongs to it.",
-            )
-
-
-def _ends(module: str, name: str) -> bool:
-    return module == name or module.endswith(f".{name}")

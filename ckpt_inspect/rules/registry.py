@@ -42,6 +42,7 @@ FAMILIES = (
     "losses",
     "schedules",
     "adapters",
+    "adapter_use",
     "new_tokens",
     "zero",
     "zero_values",
