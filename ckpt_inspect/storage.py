@@ -256,7 +256,7 @@ class LocalTree:
         return LocalFile(full)
 
     def _walk(self) -> Iterator[Entry]:
-        pending: list[tuple[str, Path, int]] = [("", self.root, 0)]
+        pending: list[tuple[str, str, int]] = [("", str(self.root), 0)]  # plain strings: 100,000 paths are many
         seen: set[tuple[int, int]] = set()
         count = 0
         found: list[Entry] = []
@@ -273,24 +273,27 @@ class LocalTree:
                     self.truncated = True
                     break
                 path = f"{prefix}/{child.name}" if prefix else child.name
-                entry = self._entry(path, Path(child.path))
+                entry = self._entry(path, child.path)
                 found.append(entry)
                 if entry.kind == "directory" and depth < MAX_DEPTH:
-                    status = os.stat(child.path)
+                    try:
+                        status = os.stat(child.path)
+                    except OSError:  # it went away since it was listed
+                        continue
                     identity = (status.st_dev, status.st_ino)
                     if identity not in seen:
                         seen.add(identity)
-                        pending.append((path, Path(child.path), depth + 1))
+                        pending.append((path, child.path, depth + 1))
         found.sort(key=lambda entry: entry.path)
         yield from found
 
-    def _entry(self, path: str, full: Path) -> Entry:
+    def _entry(self, path: str, full: str) -> Entry:
         try:
             status = os.lstat(full)
             target: str | None = None
             if stat.S_ISLNK(status.st_mode):
                 target = os.readlink(full)
-                problem = self._link_problem(full, target)
+                problem = self._link_problem(full)
                 if problem:
                     return Entry(path, "link", 0, status.st_mtime_ns, target, problem)
                 status = os.stat(full)
@@ -302,7 +305,7 @@ class LocalTree:
             return Entry(path, "file", status.st_size, status.st_mtime_ns, target)
         return Entry(path, "special", 0, status.st_mtime_ns, target, "a FIFO, socket or device is never opened")
 
-    def _link_problem(self, full: Path, target: str) -> str | None:
+    def _link_problem(self, full: str) -> str | None:
         real = Path(os.path.realpath(full))
         if not real.exists():
             return "the link leads nowhere"
