@@ -25,7 +25,7 @@ def _scan(subject: Subject) -> ScanReport:
     if _KEY not in memo:
         from ckpt_inspect.scan import scan_tree
 
-        memo[_KEY] = scan_tree(subject.run.tree, progress=subject.progress)
+        memo[_KEY] = scan_tree(subject.run.tree, progress=subject.progress, loads=False)
     report: ScanReport = memo[_KEY]
     return report
 

@@ -35,9 +35,12 @@ _CODE_FORMATS = frozenset({"pickle", "legacy-torch", "zip", "7z", "rar", "tar", 
 
 
 class Examiner:
-    """Examines one file. After :meth:`examine`, `format` is what it is and `loads` answers for weights_only."""
+    """Examines one file. After :meth:`examine`, `format` is what it is and `loads` answers for weights_only, where asked for."""
 
-    def __init__(self, collector: Collector, expectation: Expectation | None, name: str = "") -> None:
+    def __init__(
+        self, collector: Collector, expectation: Expectation | None, name: str = "", *, loads: bool = True
+    ) -> None:
+        self._ask_torch = loads
         self._collector = collector
         self._expectation = expectation
         self._name = name
@@ -142,7 +145,7 @@ class Examiner:
         judge = ProgramJudge(collector, self._expectation, legacy=kind == "legacy-torch")
         end = _storages_end(archive, source) if kind == "legacy-torch" else None
         scan_stream(source, collector, judge, self._part, place, depth, programs=archive.programs, storages_end=end)
-        if depth == 0:
+        if depth == 0 and self._ask_torch:
             self.loads = weights_only(archive, source)
 
     def _zip(self, source: ByteSource, place: str, depth: int) -> None:
@@ -163,7 +166,7 @@ class Examiner:
             skip=judged,
             faults=False,
         )
-        if depth == 0:
+        if depth == 0 and self._ask_torch:
             content = _record(archive, source)
             self.loads = weights_only(archive, content)
 
