@@ -207,7 +207,7 @@ def the_optimizer_made_fewer_updates(run: Path) -> None:
 
 @case("CKP244", base=None)
 def the_warmup_is_longer_than_the_run(run: Path) -> None:
-    entries = train_entries(LOSSES, learning_rate=lambda step: 1e-3 * (step - 1) / 20)
+    entries = train_entries(LOSSES, learning_rate=lambda step: 1e-3 * step / 20)  # an entry shows the next rate
     write_state(run, [*entries, summary(8, MEAN)])
     write_arguments(run, max_steps=8, warmup_steps=20, learning_rate=1e-3, lr_scheduler_type="linear")
 
