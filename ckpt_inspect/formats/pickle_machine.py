@@ -12,6 +12,7 @@ import time
 from bisect import bisect_right
 from struct import error as struct_error
 
+from ckpt_inspect.formats.collector import collector_paused
 from ckpt_inspect.formats.pickle_measure import measure
 from ckpt_inspect.formats.pickle_nodes import (
     CONTAINERS,
@@ -76,9 +77,10 @@ def run_pickle(
     the effects of all of them are reported (cpython gh-154848).
     """
     stop = source.size if end is None else min(end, source.size)
-    program = _run(source, min(start, stop), stop, limits)
-    if any(fault.kind == "pickle-frame" for fault in program.faults):
-        _add_other_readings(program, source, stop, limits)
+    with collector_paused():
+        program = _run(source, min(start, stop), stop, limits)
+        if any(fault.kind == "pickle-frame" for fault in program.faults):
+            _add_other_readings(program, source, stop, limits)
     return program
 
 

@@ -24,7 +24,7 @@ class PickleLimits:
     opcodes: int = 20_000_000
     stack: int = 1_000_000
     marks: int = 100_000
-    memo: int = 1_000_000
+    memo: int = 2_000_000
     memo_index: int = 10_000_000
     nodes: int = 3_000_000
     depth: int = 500

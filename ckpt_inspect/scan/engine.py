@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ckpt_inspect import knowledge
@@ -11,7 +12,7 @@ from ckpt_inspect.run.classify import Classifier
 from ckpt_inspect.scan.collector import Collector, ScanLimits
 from ckpt_inspect.scan.examine import Examiner
 from ckpt_inspect.scan.tiers import expectation
-from ckpt_inspect.scan.verdicts import ScannedFile, ScanReport
+from ckpt_inspect.scan.verdicts import ScanFinding, ScannedFile, ScanReport, less_covered, worse
 from ckpt_inspect.storage import ByteSource, Entry, LocalFile, LocalTree
 
 DEFAULT_LIMITS = ScanLimits()
@@ -76,7 +77,13 @@ def scan_source(
     """Scan one run of bytes called `path`; `artifact` is its kind by name (``knowledge/artifacts.toml``)."""
     collector = Collector(limits)
     examiner = Examiner(collector, expectation(artifact), path.rpartition("/")[2], loads=loads)
-    examiner.examine(source)
+    try:
+        examiner.examine(source)
+    except CkptInspectError:
+        raise
+    except Exception as error:  # noqa: BLE001  # a file that breaks us is an answer about the file, and a bug to report
+        collector.note("reader-failed", "suspicious", f"scanning stopped: {type(error).__name__}", severity="error")
+        collector.cover("partial")
     answer = examiner.loads
     return collector.result(
         path, examiner.format, artifact=artifact, size=source.size, loads=answer.loads, reason=answer.reason
@@ -106,10 +113,6 @@ def _unreadable(entry: Entry, format_: str, problem: str) -> ScannedFile:
 
 
 def _changed(found: ScannedFile) -> ScannedFile:
-    from dataclasses import replace
-
-    from ckpt_inspect.scan.verdicts import ScanFinding, less_covered, worse
-
     finding = ScanFinding("scan-changed", "unknown", "the file changed while it was scanned", severity="error")
     return replace(
         found,

@@ -170,3 +170,15 @@ def test_the_document_follows_its_published_schema(tmp_path: Path) -> None:
     assert document["schema"] == "ckpt-inspect/scan/1"
     assert sum(document["summary"].values()) == len(document["files"])
     assert all(finding["meaning"] and finding["remedy"] for file in document["files"] for finding in file["findings"])
+
+
+def test_a_reader_that_fails_is_an_answer_about_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckpt_inspect.scan.examine import Examiner
+
+    def fail(self: Examiner, source: object) -> None:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(Examiner, "examine", fail)
+    found = scan_source(BytesSource(PLAIN), "a.pkl")
+    assert (found.verdict, found.coverage) == ("suspicious", "partial")
+    assert found.findings[0].kind == "reader-failed"
