@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect.errors import UsageError
 from ckpt_inspect.explain.divergence import masked_steps
+from ckpt_inspect.explain.loss import explain_loss
 from ckpt_inspect.explain.numbers import is_number
 from ckpt_inspect.printable import printable
 
@@ -119,6 +120,8 @@ def curve_of(run: Run, *, metrics: Sequence[str] = (), x: str = "step") -> Curve
         raise UsageError(f"{printable(x)!r} is not an axis", remedy=f"one of {', '.join(AXES)}")
     lines, source = _lines(run)
     merged, joins, replayed = merge(lines)
+    resumed, wrong_average = _resumed(run)
+    joins = tuple(sorted({*joins, *resumed}))
     available = available_metrics(merged)
     chosen = choose(metrics, available)
     notes = _notes(run, merged, source, joins, replayed)
@@ -137,7 +140,7 @@ def curve_of(run: Run, *, metrics: Sequence[str] = (), x: str = "step") -> Curve
         checkpoints=tuple(sorted({item.step for item in run.checkpoints if item.step is not None})),
         best=best,
         average=average,
-        notes=(*notes, *_series_notes(drawn, metrics)),
+        notes=(*notes, *wrong_average, *_series_notes(drawn, metrics)),
     )
 
 
@@ -210,6 +213,21 @@ def seconds_of(text: object) -> float | None:
     except (ValueError, IndexError):
         return None
     return ((whole_days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _resumed(run: Run) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The step the last session went on from, and a note where that made the average wrong.
+
+    A run without checkpoints cannot have been resumed, so that a long log alone is not worked through for this.
+    """
+    answer = explain_loss(run) if run.checkpoints else None
+    average = answer.average if answer is not None else None
+    if average is None or average.resumed_at is None:
+        return (), ()
+    if average.verdict != "resumed_sum_over_all_steps" or average.session_mean is None:
+        return (average.resumed_at,), ()
+    right = f"the mean since the resume is {average.session_mean:.4g}"
+    return (average.resumed_at,), (f"train_loss {average.reported:.4g} was divided by all steps; {right}",)
 
 
 def _lines(run: Run) -> tuple[tuple[Logged, ...], str]:

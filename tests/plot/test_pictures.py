@@ -223,4 +223,5 @@ def test_command_line_writes_whole_files_or_none(tmp_path: Path, capsys: pytest.
 def test_the_numbers_of_a_bundled_run(fixtures: Path) -> None:
     drawn_series = series(fixtures / "resumed")
     assert drawn_series.checkpoints == (12, 16)
+    assert drawn_series.joins == (8,)
     assert drawn_series.series[0].steps == (3, 6, 9, 12, 15)
