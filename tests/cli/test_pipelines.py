@@ -165,3 +165,39 @@ def test_the_hook_on_adapters_gets_the_files_it_names(fixtures: Path, tmp_path: 
     done = run_hook(hook["id"], *chosen, path=path_with_command, at=tmp_path)
     assert done.returncode == 1
     assert "CKP040" in done.stdout
+
+
+def snippets() -> dict[str, Any]:
+    """Heading -> the document below it."""
+    text = (ROOT / "docs" / "pipelines.md").read_text()
+    return {
+        title: yaml.safe_load(body) for title, body in re.findall(r"## (\S+)\n\n```yaml\n(.*?)```", text, re.DOTALL)
+    }
+
+
+def test_the_documented_steps_name_inputs_and_hooks_that_exist() -> None:
+    *_, uses = snippets()["GitHub"]["jobs"]["check"]["steps"]
+    assert set(uses["with"]) <= set(ACTION["inputs"])
+    (repository,) = snippets()["pre-commit"]["repos"]
+    assert {hook["id"] for hook in repository["hooks"]} <= {hook["id"] for hook in HOOKS}
+
+
+@bash
+def test_the_documented_gitlab_job_leaves_its_report_when_it_fails(
+    broken: Path, fixtures: Path, tmp_path: Path, path_with_command: str
+) -> None:
+    job = snippets()["GitLab"]["check-runs"]
+    shutil.copytree(fixtures / "zero2", tmp_path / "work" / "runs" / "one")
+    shutil.copytree(broken, tmp_path / "work" / "runs" / "two")
+    install, command = job["script"]
+    assert install == "pip install ckpt-inspect"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env={**os.environ, "PATH": path_with_command},
+        cwd=tmp_path / "work",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "CKP011" in (tmp_path / "work" / job["artifacts"]["reports"]["junit"]).read_text()
