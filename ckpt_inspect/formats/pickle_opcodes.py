@@ -196,3 +196,38 @@ def _enter_frame(reader: _Reader, length: int) -> None:
         reader.frame_end = None
     if reader.frame_end is None:
         reader.frame_end = inner
+
+
+_AT_ONCE = 64 << 20
+
+
+def first_outside(source: ByteSource, start: int, end: int, accepted: frozenset[int]) -> tuple[int, int] | None:
+    """`(offset, code)` of the first opcode of a pickle that is not `accepted`; None when there is none before its end."""
+    if end - start > _AT_ONCE:
+        for offset, code, _ in decode(source, start, end):
+            if code not in accepted:
+                return offset, code
+        return None
+    data = source.read_at(start, end - start)
+    size = len(data)
+    at = 0
+    while at < size:
+        code = data[at]
+        if code not in accepted:
+            return start + at, code
+        shape = OPCODES[code][1]
+        at += 1
+        if not shape:
+            if code == 0x2E:
+                return None
+        elif shape in _COUNTED:
+            width = _COUNTED[shape]
+            at += width + int.from_bytes(data[at : at + width], "little")
+        elif shape == "line" or shape == "lines":
+            for _ in range(1 if shape == "line" else 2):
+                at = data.find(b"\n", at) + 1
+                if not at:
+                    return None
+        else:
+            at += FIXED[code]
+    return None

@@ -274,8 +274,12 @@ def _is_program(head: bytes) -> bool:
 
 
 def _storages_end(archive: TorchArchive, source: ByteSource) -> int:
-    """Where the raw storages of a legacy stream end, as far as they could be followed."""
-    ends = [s.file_offset + s.nbytes for s in archive.storages.values() if s.file_offset is not None]
+    """Where the raw storages of a legacy stream end; the end of the file where one of them could not be followed."""
+    if any(storage.file_offset is None for storage in archive.storages.values()):
+        return source.size
+    ends = [
+        storage.file_offset + storage.nbytes for storage in archive.storages.values() if storage.file_offset is not None
+    ]
     last = archive.programs[-1].end if archive.programs else 0
     return max([last, *ends])
 

@@ -13,14 +13,13 @@ from typing import Any
 
 from ckpt_inspect import knowledge
 from ckpt_inspect.formats.pickle_nodes import Build, Call, Global, MethodCall, PersistentId
-from ckpt_inspect.formats.pickle_opcodes import NAMES, decode
+from ckpt_inspect.formats.pickle_opcodes import NAMES, first_outside
 from ckpt_inspect.formats.pickle_program import PickleProgram
 from ckpt_inspect.formats.torch_opened import TorchArchive
 from ckpt_inspect.printable import printable
 from ckpt_inspect.storage import ByteSource
 
 _MAPPINGS = frozenset({"collections.OrderedDict", "collections.Counter"})
-_MOST_OPCODES = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +76,10 @@ def weights_only(archive: TorchArchive, content: ByteSource | None) -> WeightsOn
 def _refusal(program: PickleProgram, content: ByteSource) -> WeightsOnly | None:
     codes, allowed, _, _, _ = _table()
     first: tuple[int, str] | None = None
-    for offset, code, _ in decode(content, program.start, program.end, limit=_MOST_OPCODES):
-        if code not in codes:
-            first = (offset, f"opcode {NAMES.get(code, f'0x{code:02x}')} is not one that it reads")
-            break
+    outside = first_outside(content, program.start, program.end, codes)
+    if outside is not None:
+        offset, code = outside
+        first = (offset, f"opcode {NAMES.get(code, f'0x{code:02x}')} is not one that it reads")
     for event in program.events:
         if first is not None and event.offset >= first[0]:
             break

@@ -24,7 +24,7 @@ from ckpt_inspect.formats.pickle_machine import (
     SetNode,
     run_pickle,
 )
-from ckpt_inspect.formats.pickle_opcodes import OPCODES, decode
+from ckpt_inspect.formats.pickle_opcodes import OPCODES, decode, first_outside
 from ckpt_inspect.storage import BytesSource
 
 
@@ -306,3 +306,18 @@ def test_a_program_counts_its_opcodes_and_knows_its_protocol() -> None:
     program = run(stream)
     assert program.opcodes == sum(1 for _ in pickletools.genops(stream))
     assert (program.protocol, program.start, program.end) == (4, 0, len(stream))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_the_first_opcode_outside_a_set_is_found_where_the_decoder_finds_it(protocol: int) -> None:
+    stream = b"junk" + pickle.dumps(
+        {"a": [1, 2.5, "x" * 300, b"y" * 300, None, (1, 2)], "b": {1, 2}, "c": 2**100}, protocol
+    )
+    source = BytesSource(stream)
+    listed = [(offset, code) for offset, code, _ in decode(source, 4)]
+    for _, left_out in listed:
+        accepted = frozenset(OPCODES) - {left_out}
+        expected = next((offset, code) for offset, code in listed if code == left_out)
+        assert first_outside(source, 4, len(stream), accepted) == expected
+    assert first_outside(source, 4, len(stream), frozenset(OPCODES)) is None
+    assert first_outside(source, 4, len(stream) - 3, frozenset(OPCODES)) is None

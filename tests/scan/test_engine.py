@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 from builders.hostile import EXEC, PLAIN
 from builders.pickles import Called, Instance, Name, dump
+from builders.torch_files import save_legacy, tensor
 from builders.zips import PlainMember, plain_zip
 
 from ckpt_inspect.errors import PathNotFoundError, UnreadableError
@@ -182,3 +183,15 @@ def test_a_reader_that_fails_is_an_answer_about_the_file(monkeypatch: pytest.Mon
     found = scan_source(BytesSource(PLAIN), "a.pkl")
     assert (found.verdict, found.coverage) == ("suspicious", "partial")
     assert found.findings[0].kind == "reader-failed"
+
+
+def test_a_legacy_file_cut_in_its_storages_is_unknown_not_suspicious(tmp_path: Path) -> None:
+    save_legacy(
+        tmp_path / "model.bin", {"w": tensor("F32", (64,), bytes(range(256))), "v": tensor("F32", (4,), bytes(16))}
+    )
+    whole = (tmp_path / "model.bin").read_bytes()
+    assert scan_path(tmp_path / "model.bin").verdict == "clean"
+    for cut in (8, 100, 200):
+        (tmp_path / "cut.bin").write_bytes(whole[:-cut])
+        (found,) = scan_path(tmp_path / "cut.bin").files
+        assert (found.verdict, found.coverage) == ("unknown", "malformed")
