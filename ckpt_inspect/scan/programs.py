@@ -37,9 +37,13 @@ class ProgramJudge:
         self._torchscript = torchscript
         self._legacy = legacy
         self._standings: dict[tuple[str, str], Standing] = {}
+        self._named: dict[tuple[str, str], Global] = {}  # of the program at hand: names that are not allowed
+        self._called: set[tuple[str, str]] = set()
 
     def judge(self, program: PickleProgram, place: str = "") -> None:
         """Add what `program` would do; its faults are the caller's to add."""
+        self._named.clear()
+        self._called.clear()
         for event in program.events:
             kind = type(event)
             if kind is Call:
@@ -55,6 +59,17 @@ class ProgramJudge:
             elif kind is Opaque and event.reason == "out-of-band buffer":
                 self._collector.note("pickle-buffer", "suspicious", event.reason, place=place, offset=event.offset)
 
+        for key, found in self._named.items():
+            if key not in self._called:
+                self._only_named(found, place)
+
+    def _only_named(self, found: Global, place: str) -> None:
+        """A name that is resolved, so that its module is imported, and not called in this program."""
+        standing = self.standing(found)
+        kind = "scan-denied-name" if standing.tier == "T3" else "scan-unknown-name"
+        message = f"resolves {_shown(found)}: {standing.reason}{self._expected()}"
+        self._collector.note(kind, _VERDICT_OF_TIER[standing.tier], message, place=place, offset=found.offset)
+
     def standing(self, found: Global) -> Standing:
         """Where a name stands, asked once per name."""
         key = (found.module, found.name)
@@ -67,23 +82,8 @@ class ProgramJudge:
         standing = self.standing(found)
         first = (found.module, found.name) not in self._collector.names
         self._collector.name(found, "reference", standing, place)
-        verdict = _VERDICT_OF_TIER[standing.tier]
-        if standing.tier == "T3":
-            self._collector.note(
-                "scan-denied-name",
-                verdict,
-                f"resolves {_shown(found)}: {standing.reason}{self._expected()}",
-                place=place,
-                offset=found.offset,
-            )
-        elif standing.tier == "T2" and first:
-            self._collector.note(
-                "scan-unknown-name",
-                verdict,
-                f"resolves {_shown(found)}: {standing.reason}{self._expected()}",
-                place=place,
-                offset=found.offset,
-            )
+        if standing.tier in ("T2", "T3"):
+            self._named.setdefault((found.module, found.name), found)
         elif standing.tier == "T1":
             self._collector.raise_verdict("known")
         expected = self._expectation is None or standing.family in self._expectation.families
@@ -114,6 +114,7 @@ class ProgramJudge:
         standing = self.standing(callee)
         use: GlobalUse = "instance" if call.how in ("NEWOBJ", "NEWOBJ_EX") else "call"
         self._collector.name(callee, use, standing, place)
+        self._called.add((callee.module, callee.name))
         if standing.tier == "T3":
             self._collector.note(
                 "scan-denied-call",
@@ -127,7 +128,7 @@ class ProgramJudge:
             self._collector.note(
                 "scan-unknown-call",
                 "unknown",
-                f"{'makes an object of' if use == 'instance' else 'calls'} {_shown(callee)}: {standing.reason}",
+                f"{'makes an object of' if use == 'instance' else 'calls'} {_shown(callee)}: {standing.reason}{self._expected()}",
                 place=place,
                 offset=call.offset,
             )

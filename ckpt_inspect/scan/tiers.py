@@ -76,12 +76,14 @@ def _model_classes() -> Mapping[str, frozenset[str]]:
 
 
 @cache
-def _denied() -> tuple[frozenset[str], Mapping[str, tuple[frozenset[str] | None, str]]]:
+def _denied() -> tuple[frozenset[str], Mapping[str, tuple[tuple[frozenset[str] | None, str], ...]]]:
+    """The modules of the standard library; by module, names (None: all, and all below) with what they do."""
     table: Mapping[str, Any] = knowledge.load("pickle_globals")["deny"]
-    gadgets = {
-        row["module"]: (frozenset(row["names"]) if "names" in row else None, row["reason"]) for row in table["gadget"]
-    }
-    return frozenset(table["standard_library"]), gadgets
+    gadgets: dict[str, list[tuple[frozenset[str] | None, str]]] = {}
+    for row in table["gadget"]:
+        names = frozenset(row["names"]) if "names" in row else None
+        gadgets.setdefault(row["module"], []).append((names, row["reason"]))
+    return frozenset(table["standard_library"]), {module: tuple(rows) for module, rows in gadgets.items()}
 
 
 @cache
@@ -127,12 +129,10 @@ def standing_of(module: str, name: str, *, torchscript: bool = False) -> Standin
     return Standing("T2", "not a name of any library known to write training artifacts")
 
 
-def _gadget(module: str, name: str, gadgets: Mapping[str, tuple[frozenset[str] | None, str]]) -> str | None:
+def _gadget(module: str, name: str, gadgets: Mapping[str, tuple[tuple[frozenset[str] | None, str], ...]]) -> str | None:
     prefix = module
     while prefix:
-        row = gadgets.get(prefix)
-        if row is not None:
-            names, reason = row
+        for names, reason in gadgets.get(prefix, ()):
             if names is None or (name in names and prefix == module) or _first_part(module, prefix) in names:
                 return reason
         prefix = prefix.rpartition(".")[0]
