@@ -71,6 +71,7 @@ class Staging:
         self.warnings: list[str] = []
         self.path = target.with_name(_partial_name(target.name, time.time_ns()))
         self._lock: int | None = None
+        self._unsynced: list[int] = []
         self._committed = False
 
     def __enter__(self) -> Self:
@@ -87,6 +88,9 @@ class Staging:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        while self._unsynced:
+            with suppress(OSError):
+                os.close(self._unsynced.pop())
         if not self._committed:
             self._remove()
         self._unlock()
@@ -150,23 +154,31 @@ class Staging:
         return descriptor, way
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file whole and to the device."""
+        """Write a small file whole; :meth:`commit` makes it durable.
+
+        Its writeback begins now: one after the other, every file would wait for a journal commit of its own.
+        """
         descriptor, _ = self.create(name, 0)
-        try:
-            view = memoryview(data)
-            while len(view):
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        self._unsynced.append(descriptor)
+        view = memoryview(data)
+        while len(view):
+            view = view[os.write(descriptor, view) :]
+        with suppress(OSError, AttributeError):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def commit(self) -> None:
-        """Give the directory its final name. Every file in it must have been synchronised by its writer.
+        """Give the directory its final name. Files from :meth:`create` must have been synchronised by their writers.
 
         Raises:
             OutputExistsError: another process was faster.
             OutputError: the rename failed; nothing has the final name.
         """
+        while self._unsynced:
+            descriptor = self._unsynced.pop()
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
         for directory, _, _ in os.walk(self.path, topdown=False):
             os.chmod(directory, 0o777 & ~_umask())
             sync_directory(Path(directory))

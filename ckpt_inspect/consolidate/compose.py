@@ -91,7 +91,7 @@ def compose(
     if not tensors:
         raise OutputError("there is nothing to write: the checkpoint holds no tensor", where=plan.checkpoint)
     adapter = around.document("adapter_config.json")
-    peft = any(is_peft_name(tensor.name) for tensor in tensors) and (plan.adapter_only or adapter is not None)
+    peft = (plan.adapter_only or adapter is not None) and any(is_peft_name(tensor.name) for tensor in tensors)
     heads, tensors = _value_head(tensors)
     if peft:
         composition = _adapter(plan, around, adapter, tensors, dtype, max_shard_size, narrowed)

@@ -7,7 +7,6 @@ import hashlib
 import os
 import threading
 from collections.abc import Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +158,10 @@ def _gather_all(
             raise
         os.close(descriptor)  # some file systems report a failed write only here
         return done
+
+    if workers == 1:
+        return [work(file) for file in files]
+    from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
     with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work, file) for file in files]

@@ -83,6 +83,8 @@ def check_readable(shards: ZeroShards, files: TagFiles) -> list[Problem]:
 
 
 def _faults(state: ModelState | OptimizerState, sizes: Mapping[str, int], peers: Sequence[str]) -> list[Problem]:
+    if state.keys and not state.faults:
+        return []
     table = fault_table()
     who = f"the file of rank {state.rank}" if state.rank is not None else "the model file"
     empty = not state.keys

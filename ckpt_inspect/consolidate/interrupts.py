@@ -23,13 +23,19 @@ def _ending() -> list[signal.Signals]:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
+    """The first signal raises; further ones must not interrupt the cleaning up it starts."""
     del frame
+    _ignore()
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise StoppedError(f"stopped by {signal.Signals(number).name}; nothing was left behind")
 
 
 @contextmanager
 def signals_as_errors() -> Iterator[None]:
-    """Inside, SIGTERM, SIGHUP and SIGXCPU raise :class:`StoppedError`; does nothing outside the main thread.
+    """Inside, SIGTERM, SIGHUP and SIGXCPU raise :class:`StoppedError` once, SIGINT `KeyboardInterrupt` once.
+
+    Does nothing outside the main thread.
 
     Signals the process ignores (as under ``nohup``) or handles itself keep their handlers.
     """
@@ -41,7 +47,7 @@ def signals_as_errors() -> Iterator[None]:
         if signal.getsignal(number) is signal.SIG_DFL:
             before[number] = signal.signal(number, _raise)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        before[signal.SIGINT] = signal.default_int_handler
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, _raise)
     try:
         yield
     finally:
@@ -65,8 +71,6 @@ def deferred_while_cleaning() -> Iterator[None]:
 def _ignore() -> None:
     if threading.current_thread() is not threading.main_thread():
         return
-    for number in _ending():
+    for number in (*_ending(), signal.SIGINT):
         if signal.getsignal(number) is _raise:
             signal.signal(number, signal.SIG_IGN)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)

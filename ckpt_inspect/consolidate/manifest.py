@@ -9,9 +9,9 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def build_record(draft: RecordDraft) -> bytes:
         "schema": SCHEMA,
         "tool": "ckpt-inspect",
         "tool_version": _tool_version(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "complete": True,
         "kind": composition.kind,
         "engine": draft.engine,
