@@ -269,6 +269,8 @@ def _text(data: bytes, log: FaultLog) -> str | None:
     except UnicodeDecodeError as error:
         if error.reason == "unexpected end of data":  # the text before it is cut, and said to be
             text = data[: error.start].decode(encoding)
+            if text.rstrip().endswith(("}", "]")):  # or the text is whole, and what follows it is none
+                log.add("json-utf8", f"ends with a byte that is not {encoding.upper()}", offset=error.start)
         else:
             log.add("json-utf8", f"is not {encoding.upper()}: {error.reason}", offset=error.start)
             text = data.decode(encoding, "replace")

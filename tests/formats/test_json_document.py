@@ -264,3 +264,9 @@ def test_a_deep_line_is_refused() -> None:
 @given(st.binary(max_size=300))
 def test_no_lines_raise(data: bytes) -> None:
     lines(data)
+
+
+def test_a_broken_character_behind_a_whole_document_is_a_fault() -> None:
+    document = read_json(BytesSource(b'{"a": 1}\n\xd2'))
+    assert document.value == {"a": 1}
+    assert [fault.kind for fault in document.faults] == ["json-utf8"]
