@@ -59,9 +59,20 @@ class BatchRecords:
         count = self.arguments.n_gpu if self.arguments is not None else None
         return max(1, count or 1)
 
+    @property
+    def keeps_first_batch_size(self) -> bool:
+        """Whether train_batch_size of trainer_state.json is what the first session used, whatever later ones did."""
+        searched = self.arguments.flag("auto_find_batch_size") if self.arguments is not None else None
+        return searched is False and self.version.has("batch_size_of_arguments") is True
+
     @cached_property
     def per_device(self) -> int | None:
-        """Rows per device as really used: trainer_state.json's, which auto_find_batch_size may have lowered."""
+        """Rows per device as really used: trainer_state.json's, which auto_find_batch_size may have lowered.
+
+        The newest releases keep the number of the first session in trainer_state.json and use that of the arguments.
+        """
+        if self.per_device_asked is not None and self.keeps_first_batch_size:
+            return self.per_device_asked
         if self.state is not None and self.state.train_batch_size:
             used = self.state.train_batch_size / self.gpus
             if used == int(used) and used >= 1:

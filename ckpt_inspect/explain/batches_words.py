@@ -70,6 +70,12 @@ def _update(records: BatchRecords, rows_per_update: int | None) -> list[str]:
 def _conflicts(records: BatchRecords, rows_per_update: int | None, implied: tuple[float, float] | None) -> list[str]:
     found: list[str] = []
     asked, used = records.per_device_asked, records.per_device
+    before = records.state.train_batch_size if records.state is not None else None
+    if records.keeps_first_batch_size and used is not None and before and before != used * records.gpus:
+        found.append(
+            f"trainer_state.json still says {before} rows per process: the run was resumed with another batch size, which "
+            "the arguments give; the entries before have other steps per epoch."
+        )
     if asked is not None and used is not None and asked != used:
         found.append(
             f"The arguments ask for {asked} rows per device, trainer_state.json says {used} were used: auto_find_batch_size "

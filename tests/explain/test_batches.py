@@ -99,6 +99,20 @@ def test_a_batch_size_that_was_lowered_is_named(tmp_path: Path) -> None:
     assert "ask for 16 rows per device" in found.paragraph
 
 
+def test_a_resume_with_another_batch_size_uses_that_of_its_arguments(tmp_path: Path) -> None:
+    write_run(tmp_path, release=(5, 23, 0), per_device_train_batch_size=4, auto_find_batch_size=False)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2", "transformers_version": "5.23.0"}')
+    found = explained(tmp_path)
+    assert (found.per_device, found.global_batch) == (4, 16)
+    assert "trainer_state.json still says 2 rows per process" in found.paragraph
+
+
+def test_a_release_that_restored_the_batch_size_is_believed_in_its_state(tmp_path: Path) -> None:
+    write_run(tmp_path, release=(4, 57, 0), per_device_train_batch_size=4, auto_find_batch_size=False)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2", "transformers_version": "4.57.0"}')
+    assert explained(tmp_path).per_device == 2
+
+
 def test_generator_files_tell_the_processes_where_the_arguments_do_not(tmp_path: Path) -> None:
     write_run(tmp_path, world=None)
     for rank in range(4):
