@@ -42,6 +42,7 @@ class Predictions:
     Attributes:
         kind: "generated" has `predict`; "scores" has `chosen` and `rejected`; "other" neither.
         lines: predictions counted.
+        labels: lines with a `label`; a text file has none.
         empty: predictions without text; `empty_labels` labels without.
         exact: predictions equal to their label, blanks at the ends aside.
         template_leftovers: predictions that hold a control token, or begin with the name of a role.
@@ -55,6 +56,7 @@ class Predictions:
 
     kind: Literal["generated", "scores", "other"]
     lines: int
+    labels: int
     empty: int
     empty_labels: int
     exact: int
@@ -126,6 +128,7 @@ class _Counter:
     lines: int = 0
     scores: int = 0
     answers: int = 0
+    labels: int = 0
     empty: int = 0
     empty_labels: int = 0
     exact: int = 0
@@ -171,6 +174,7 @@ class _Counter:
         self.previous = answer
         label = value.get("label")
         if isinstance(label, str):
+            self.labels += 1
             self.empty_labels += not label.strip()
             self.exact += bool(bare) and bare == label.strip()
         if has_template_leftovers(answer):
@@ -184,6 +188,7 @@ class _Counter:
         return Predictions(
             kind="generated" if self.answers else "scores" if self.scores else "other",
             lines=self.lines,
+            labels=self.labels,
             empty=self.empty,
             empty_labels=self.empty_labels,
             exact=self.exact,

@@ -117,16 +117,15 @@ def difference_sentence(arguments: TrainingArgs | None, version: VersionEvidence
     """Why a training loss and an evaluation loss are different statistics."""
     per_token = task == "lm" and version.has("per_token_loss") is True
     train = "divides the summed loss of an accumulated batch by its label tokens" if per_token else "averages batches"
-    noise = [
-        name
-        for name, value in (
-            ("NEFTune noise", arguments.number("neftune_noise_alpha") if arguments is not None else None),
-            ("label smoothing", arguments.number("label_smoothing_factor") if arguments is not None else None),
-        )
-        if value
-    ]
-    also = f" and {' and '.join(noise)}" if noise else ""
+
+    def given(name: str) -> bool:
+        return bool(arguments is not None and arguments.number(name))
+
+    noise = " and NEFTune noise" if given("neftune_noise_alpha") else ""
+    # Trainer.compute_loss smooths the labels of evaluation batches too (transformers 4.36 and 5.23)
+    both = " Both are smoothed (label_smoothing_factor)." if given("label_smoothing_factor") else ""
     return (
-        f"Training loss and eval_loss are not the same statistic: the first {train} while the weights move, with dropout{also}, "
+        f"Training loss and eval_loss are not the same statistic: the first {train} while the weights move, with dropout{noise}, "
         "and is averaged since the last log; the second averages batches with fixed weights and without dropout."
+        f"{both}"
     )

@@ -1,4 +1,4 @@
-"""``generated_predictions.jsonl`` in numbers, and what is wrong with them at a glance."""
+"""``generated_predictions.jsonl`` (or ``.txt``) in numbers, and what is wrong with them at a glance."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ckpt_inspect.explain.numbers import counted, listed, percent
+from ckpt_inspect.printable import printable
 
 if TYPE_CHECKING:
     from ckpt_inspect.artifacts.predictions import Predictions
@@ -16,15 +17,17 @@ MANY = 0.05  # share of lines from which a flaw is a pattern rather than an acci
 
 @dataclass(frozen=True, slots=True)
 class PredictionNumbers:
-    """Counts over the lines of the file.
+    """Counts over the lines of `file`.
 
-    `exact` equal their label; `template_leftovers` hold control tokens of a chat template or begin with a role's name;
-    `echoes` begin with their own prompt; `repeated` equal the line before; `preferred` are the pairs of a reward model whose
-    chosen answer scores higher. `mean_characters` is the mean length of an answer.
+    `exact`, of the `labels` lines that have a label, equal it; `template_leftovers` hold control tokens of a chat template or
+    begin with a role's name; `echoes` begin with their own prompt; `repeated` equal the line before; `preferred` are the
+    pairs of a reward model whose chosen answer scores higher. `mean_characters` is the mean length of an answer.
     """
 
+    file: str
     kind: Literal["generated", "scores", "other"]
     lines: int
+    labels: int
     empty: int
     exact: int
     template_leftovers: int
@@ -37,17 +40,18 @@ class PredictionNumbers:
 
 def prediction_numbers(run: Run) -> PredictionNumbers | None:
     """The numbers; None without the file."""
-    if not run.has("generated_predictions"):
-        return None
-    facts = run.predictions
-    return _numbers(facts) if facts is not None else None
+    artifact = run.find("generated_predictions")
+    facts = run.predictions if artifact is not None else None
+    return _numbers(artifact.path, facts) if artifact is not None and facts is not None else None
 
 
-def _numbers(facts: Predictions) -> PredictionNumbers:
+def _numbers(file: str, facts: Predictions) -> PredictionNumbers:
     generated = facts.kind == "generated"
     return PredictionNumbers(
+        file,
         facts.kind,
         facts.lines,
+        facts.labels,
         facts.empty,
         facts.exact,
         facts.template_leftovers,
@@ -62,14 +66,14 @@ def _numbers(facts: Predictions) -> PredictionNumbers:
 def prediction_sentence(found: PredictionNumbers | None) -> str:
     """What they say."""
     if found is None or not found.lines:
-        return "" if found is None else "generated_predictions.jsonl holds no line."
+        return "" if found is None else f"{printable(found.file, 80)} holds no line."
     if found.kind == "scores":
         share = percent(found.preferred / found.lines)
-        return f"generated_predictions.jsonl holds {counted(found.lines, 'pair')}; the chosen answer scores higher in {share}."
+        return f"{printable(found.file, 80)} holds {counted(found.lines, 'pair')}; the chosen answer scores higher in {share}."
     if found.kind == "other":
-        return f"generated_predictions.jsonl holds {counted(found.lines, 'line')} without predictions."
+        return f"{printable(found.file, 80)} holds {counted(found.lines, 'line')} without predictions."
     parts = [
-        f"{found.exact} equal to their label",
+        *([f"{found.exact} equal to their label"] if found.labels else []),
         f"{found.empty} empty",
         f"{found.template_leftovers} with leftovers of the chat template",
     ]
@@ -78,7 +82,7 @@ def prediction_sentence(found: PredictionNumbers | None) -> str:
     if found.repeated:
         parts.append(f"{found.repeated} equal to the line before")
     cut = "" if found.complete else " (the file was not read to its end)"
-    text = f"generated_predictions.jsonl holds {counted(found.lines, 'prediction')}{cut}: {listed(parts)}."
+    text = f"{printable(found.file, 80)} holds {counted(found.lines, 'prediction')}{cut}: {listed(parts)}."
     if found.template_leftovers > MANY * found.lines:
         text += " So many leftovers mean that another chat template was used than in training, or that no stop token was learnt."
     return text

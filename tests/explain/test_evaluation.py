@@ -138,6 +138,22 @@ def test_generated_metrics_have_their_scale_and_no_loss(tmp_path: Path) -> None:
     assert "another chat template" in found.paragraph
 
 
+def test_a_text_file_of_predictions_is_named_and_has_no_labels_to_equal(tmp_path: Path) -> None:
+    write_results(tmp_path, "predict", predict_loss=1.0)
+    (tmp_path / "generated_predictions.txt").write_text("one\n\ntwo\n")
+    text = explained(tmp_path).paragraph
+    assert "generated_predictions.txt holds 3 predictions: 1 empty" in text
+    assert "label" not in text.partition("generated_predictions.txt")[2].partition(".")[0]
+
+
+def test_smoothed_labels_are_in_both_losses(tmp_path: Path) -> None:
+    write_state(tmp_path, [*train_entries([(10, 0.5)]), *evals((10, 0.4))])
+    write_arguments(tmp_path, label_smoothing_factor=0.1)
+    text = explained(tmp_path).paragraph
+    assert "Both are smoothed (label_smoothing_factor)." in text
+    assert "dropout and label smoothing" not in text
+
+
 @pytest.mark.parametrize(("perplexity", "said"), [(math.exp(1.5), "says nothing more"), (9.0, "different evaluations")])
 def test_perplexity_is_checked_against_the_loss(tmp_path: Path, perplexity: float, said: str) -> None:
     write_results(tmp_path, "all", eval_loss=1.5, perplexity=perplexity)
