@@ -229,7 +229,7 @@ def _arithmetic(
         lines.append(
             "ranks: " + ", ".join(f"{rank} on {counted(count, 'module')}" for rank, count in sorted(ranks.items()))
         )
-    if weights is not None:
+    if weights is not None and weights.modules:
         lines.append(
             f"modules: {len(weights.modules)} ({', '.join(printable(name, 30) for name in weights.targets[:8])})"
         )

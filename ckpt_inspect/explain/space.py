@@ -256,7 +256,7 @@ def _explain(
     total: int, purposes: Sequence[Share], proposals: Sequence[Proposal], duplicates: Sequence[Duplicate]
 ) -> str:
     largest = purposes[0]
-    text = f"{size(total)} in all; {largest.purpose.lower()} take {size(largest.bytes)} ({largest.bytes / total:.0%})."
+    text = f"{size(total)} in all; {largest.purpose.lower()}: {size(largest.bytes)} ({largest.bytes / total:.0%})."
     gain = sum(proposal.bytes for proposal in proposals)
     if gain:
         text += f" Up to {size(gain)} may go ({counted(len(proposals), 'proposal')} below), at the cost each one names."

@@ -142,7 +142,8 @@ def _training(document: Json) -> list[Piece]:
         return []
     step, most = progress["global_step"], progress["max_steps"]
     done = f"step {step:,}" + (f" of {most:,}" if most else "")
-    epochs = f", {number(progress['epoch'], 3)} epochs" if progress["epoch"] else ""
+    unit = "epoch" if progress["epoch"] == 1 else "epochs"
+    epochs = f", {number(progress['epoch'], 3)} {unit}" if progress["epoch"] else ""
     if progress["finished"] is None:
         return [f"{done}{epochs}"]
     if progress["finished"] and most and step < most:

@@ -112,6 +112,11 @@ def test_a_run_that_stopped_early_and_one_that_goes_on_are_told_apart(document: 
     assert "checkpoint-16 was begun later" in flat(show_text(document))
 
 
+def test_one_epoch_is_no_plural(document: Json) -> None:
+    document["progress"] = {"global_step": 16, "max_steps": 16, "epoch": 1.0, "num_train_epochs": 1, "finished": True}
+    assert "step 16 of 16, 1 epoch." in flat(show_text(document))
+
+
 def test_a_best_checkpoint_that_is_gone_is_said_to_be_gone(document: Json) -> None:
     document["best"] = {"metric": "eval_loss", "value": 1.0, "step": 4, "checkpoint": "checkpoint-4", "exists": False}
     assert "eval_loss 1.0000 at step 4: checkpoint-4, not here" in flat(show_text(document))
