@@ -34,28 +34,34 @@ _LATIN1 = frozenset({"latin1", "latin-1", "latin_1", "iso-8859-1", "iso8859-1", 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, Blob, Opaque})
 _ARRAY_TYPES = frozenset({"numpy.ndarray", "numpy.matrix", "numpy.recarray", "numpy.memmap"})
 _UNBOUNDED = frozenset({"builtins.range"})
+_TYPE_MAKERS = frozenset({"operator.getitem", "_operator.getitem", "types.GenericAlias"})
 _HUGE_EXPONENT = re.compile(r"[eE][+-]?\d{5,}")
 _BIT_GENERATORS = frozenset({"MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64", "RandomState", "Generator"})
-_DUNDER_DATA = frozenset({"__doc__", "__module__", "__orig_class__", "__qualname__", "__name__", "__annotations__"})
+_DUNDER_DATA = frozenset(
+    {"__doc__", "__module__", "__orig_class__", "__qualname__", "__name__", "__annotations__"}
+    | {"__pydantic_extra__", "__pydantic_fields_set__", "__pydantic_private__", "__fields_set__"}
+    | {"__private_attribute_values__"}
+)
 
 
 def _args(call: Call) -> tuple[Node, ...] | None:
     return call.args if type(call.args) is tuple else None
 
 
-def dunder_keys(state: Node) -> list[str]:
-    """The names in a BUILD state that replace special methods: both of ``(__dict__, slots)``, whatever holds them."""
+def dunder_keys(state: Node, depth: int = 3) -> list[str]:
+    """The names in a BUILD state that replace special methods: both of ``(__dict__, slots)``, whatever holds them.
+
+    Pydantic keeps its own state under such names, the instance's under `__dict__`, which is looked into.
+    """
     found: list[str] = []
     parts = state if type(state) is tuple and len(state) == 2 else (state,)
     for part in parts:
-        for key, _ in entries(part):
-            if (
-                type(key) is str
-                and key.startswith("__")
-                and key.endswith("__")
-                and len(key) > 4
-                and key not in _DUNDER_DATA
-            ):
+        for key, value in entries(part):
+            if type(key) is not str or len(key) < 5 or not (key.startswith("__") and key.endswith("__")):
+                continue
+            if key == "__dict__" and depth > 0:
+                found.extend(dunder_keys(value, depth - 1))
+            elif key not in _DUNDER_DATA:
                 found.append(key)
     return found
 
@@ -286,6 +292,26 @@ def _enum_member(call: Call, judge: Judge) -> Complaint | None:
     return Complaint("dangerous", "fetches an attribute by name, which reaches anything")
 
 
+def _type_arguments(call: Call, judge: Judge) -> Complaint | None:
+    """A type with its parameters, such as ``Optional[int]``: names of types and nothing else."""
+    pending: list[Node] = list(_args(call) or ())
+    for part in pending:
+        if type(part) in (tuple, list):
+            pending.extend(part)
+        elif type(part) is Global:
+            if judge(part).tier not in ("T0", "T1"):
+                return Complaint("dangerous", f"is given {part.dotted}")
+        elif type(part) is Call:
+            if part.target not in _TYPE_MAKERS:
+                return Complaint("dangerous", "is given something that the stream computes")
+        elif type(part) not in _PLAIN:
+            return Complaint("dangerous", "is given something else than types")
+    first = (_args(call) or (None,))[0]
+    if type(first) is Global and (first.module == "typing" or judge(first).tier == "T0"):
+        return None
+    return Complaint("dangerous", "fetches an item of something that is no type")
+
+
 def _nested_pickle(call: Call, judge: Judge) -> Complaint | None:
     args = _args(call)
     if args is not None and len(args) == 1 and type(args[0]) in (bytes, Blob):
@@ -330,5 +356,6 @@ GUARDS: dict[str, Any] = {
     "storage_tensor": _storage_tensor,
     "tensor_subclass": _tensor_subclass,
     "text_arguments": _text_arguments,
+    "type_arguments": _type_arguments,
     "typed_tensor": _typed_tensor,
 }

@@ -322,6 +322,12 @@ def misused() -> Iterator[Sample]:
     yield Sample("a zipped pickle in a constant", dump({"blob": plain_zip([PlainMember(b"a/data.pkl", EXEC)])}, 4))
     yield Sample("a compressed pickle in a constant", dump({"blob": gzip.compress(EXEC)}, 4))
     yield Sample("a pickle in a long constant", dump({"blob": EXEC + bytes(100_000)}, 4))
+    yield Sample("an item of a name", dump(Called(Name("operator", "getitem"), (Name("os", "environ"), "HOME")), 2))
+    yield Sample("an item of a value", dump(Called(Name("operator", "getitem"), ([system], 0)), 2))
+    yield Sample(
+        "a special method below __dict__",
+        dump(Instance(Name("argparse", "Namespace"), {"__dict__": {"__setstate__": 1}}), 2),
+    )
     yield Sample("an enormous exponent", call("fractions", "Fraction", "1e99999999"), "suspicious")
 
 
