@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect.explain.batches_world import WorldEvidence, world_evidence
-from ckpt_inspect.explain.numbers import is_number, is_step
+from ckpt_inspect.explain.numbers import is_number, is_step, whole
 from ckpt_inspect.explain.version import VersionEvidence, newest_training_args, run_version
 
 if TYPE_CHECKING:
@@ -51,13 +51,13 @@ class BatchRecords:
         """per_device_train_batch_size as given; releases before 4.0 called it per_gpu_train_batch_size."""
         older = self.argument("per_gpu_train_batch_size")
         value = older if older else self.argument("per_device_train_batch_size")
-        return int(value) if value is not None and value >= 1 else None
+        return whole(value)
 
     @property
     def gpus(self) -> int:
         """GPUs of one process (DataParallel); 1 where there are none."""
         count = self.arguments.n_gpu if self.arguments is not None else None
-        return max(1, count or 1)
+        return whole(count) or 1
 
     @property
     def keeps_first_batch_size(self) -> bool:
@@ -73,17 +73,15 @@ class BatchRecords:
         """
         if self.per_device_asked is not None and self.keeps_first_batch_size:
             return self.per_device_asked
-        if self.state is not None and self.state.train_batch_size:
-            used = self.state.train_batch_size / self.gpus
-            if used == int(used) and used >= 1:
-                return int(used)
+        size = whole(self.state.train_batch_size) if self.state is not None else None
+        if size is not None and size % self.gpus == 0:
+            return size // self.gpus
         return self.per_device_asked
 
     @cached_property
     def accumulation(self) -> int | None:
         """gradient_accumulation_steps."""
-        value = self.argument("gradient_accumulation_steps")
-        return int(value) if value is not None and value >= 1 else None
+        return whole(self.argument("gradient_accumulation_steps"))
 
     @cached_property
     def world(self) -> tuple[WorldEvidence, ...]:
@@ -99,7 +97,7 @@ class BatchRecords:
         shared = 1
         for name in _PARALLEL:
             size = config.get(name) if isinstance(config, Mapping) else None
-            shared *= size if isinstance(size, int) and size > 1 else 1
+            shared *= whole(size) or 1
         processes = self.world[0].processes
         return processes // shared if processes % shared == 0 else processes
 
@@ -117,10 +115,10 @@ class BatchRecords:
     @property
     def epochs_asked(self) -> float | None:
         """num_train_epochs, where the run was planned in epochs and not in max_steps."""
-        planned = self.argument("max_steps")
-        if planned is not None and planned > 0:
+        planned, epochs = self.argument("max_steps"), self.argument("num_train_epochs")
+        if (planned is not None and planned > 0) or not _is_epoch(epochs):
             return None
-        return self.argument("num_train_epochs")
+        return epochs
 
     @property
     def has_no_length(self) -> bool:

@@ -23,7 +23,7 @@ from ckpt_inspect.explain.loss_distortions import (
 from ckpt_inspect.explain.loss_facts import LossRecords, Reported
 from ckpt_inspect.explain.loss_reconcile import reconcile
 from ckpt_inspect.explain.loss_terms import LossFacts, Reconciliation, Verdict
-from ckpt_inspect.explain.numbers import counted, is_step, listed, short
+from ckpt_inspect.explain.numbers import counted, is_step, listed, short, whole
 from ckpt_inspect.printable import printable
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def _same(one: float, two: float) -> bool:
 def _distortion_facts(records: LossRecords) -> DistortionFacts:
     state, arguments = records.state, records.arguments
     config = records.run.model_config
-    accumulation = arguments.number("gradient_accumulation_steps") if arguments is not None else None
+    accumulation = whole(arguments.number("gradient_accumulation_steps")) if arguments is not None else None
     evals: tuple[tuple[int, float], ...] = ()
     entries: tuple[dict[str, Any], ...] = ()
     tokens_per_row = None
@@ -275,7 +275,7 @@ def _distortion_facts(records: LossRecords) -> DistortionFacts:
         entries=entries,
         evals=evals,
         version=records.version,
-        accumulation=int(accumulation) if accumulation is not None and accumulation >= 1 else None,
+        accumulation=accumulation,
         world_size=arguments.world_size if arguments is not None else None,
         averages_tokens=arguments.flag("average_tokens_across_devices") if arguments is not None else None,
         nan_filter=arguments.flag("logging_nan_inf_filter") if arguments is not None else None,
@@ -289,7 +289,7 @@ def _tokens_per_row(records: LossRecords) -> float | None:
     state, arguments = records.state, records.arguments
     if state is None or arguments is None or not state.num_input_tokens_seen or not state.global_step:
         return None
-    accumulation = arguments.number("gradient_accumulation_steps") or 1
+    accumulation = whole(arguments.number("gradient_accumulation_steps")) or 1
     rows = (state.train_batch_size or 0) * (arguments.world_size or 1) * accumulation * state.global_step
     return state.num_input_tokens_seen / rows if rows else None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ckpt_inspect.explain.answer import Evidence
 from ckpt_inspect.explain.loss_arithmetic import Course, LossWindow, course, windows
 from ckpt_inspect.explain.loss_terms import Divisor, LossFacts
-from ckpt_inspect.explain.numbers import MOST_STEPS, is_number, is_step
+from ckpt_inspect.explain.numbers import MOST_STEPS, is_number, is_step, whole
 from ckpt_inspect.explain.version import VersionEvidence, newest_training_args, run_version
 
 if TYPE_CHECKING:
@@ -212,9 +212,9 @@ class LossRecords:
         state = self.state
         if state is None:
             return
-        every = state.save_steps
-        if every is not None and every >= 1 and end / every <= 2_000:
-            yield from range(int(every), end, int(every))
+        every = whole(state.save_steps)
+        if every is not None and end / every <= 2_000:
+            yield from range(every, end, every)
         yield from (entry.step for entry in state.evals if is_step(entry.step) and 0 < entry.step < end)
 
     @cached_property
@@ -317,6 +317,6 @@ def _executed(values: Mapping[str, Any], max_steps: int | None) -> tuple[float, 
     if not (is_number(runtime) and is_number(speed)) or runtime <= 0 or speed <= 0:
         return None
     steps = float(runtime) * float(speed)
-    if steps > 1e12 or round(steps) == max_steps:
+    if not steps <= MOST_STEPS or round(steps) == max_steps:
         return None
     return steps, 5e-4 * float(runtime) + 5e-5 * float(speed)

@@ -121,6 +121,8 @@ def _fit(log: _Log, start: int, divisor: int) -> _Fit | None:
 def _with_holes(facts: LossFacts) -> _Fit | None:
     """The whole run, when entries are missing within the log: an entry then stands for its own interval only."""
     parts = windows(facts.points, 0)
+    if not parts:
+        return None
     interval = Counter(part.steps for part in parts).most_common(1)[0][0]
     kept = tuple(
         LossWindow(part.end - interval, part.end, part.loss) if part.steps >= 2 * interval else part for part in parts

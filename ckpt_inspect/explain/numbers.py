@@ -20,6 +20,11 @@ def is_step(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_STEPS
 
 
+def whole(value: object) -> int | None:
+    """A count a configuration can hold: at least 1, no more than a run has steps; fractions are cut off."""
+    return int(value) if is_number(value) and 1 <= value <= MOST_STEPS else None
+
+
 def median(values: Iterable[float]) -> float:
     """The middle value, of two the mean. As `statistics.median`, whose module costs more to import than a whole topic."""
     ordered = sorted(values)

@@ -72,6 +72,17 @@ class Schedule:
             raise ScheduleError(f"the option {name!r} of the scheduler {self.kind} is not a number")
         return float(value)
 
+    def steps(self, name: str) -> int:
+        """An option that has to be a finite number of steps; fractions are cut off.
+
+        Raises:
+            ScheduleError: it is missing or something else.
+        """
+        value = self.number(name)
+        if not math.isfinite(value):
+            raise ScheduleError(f"the option {name!r} of the scheduler {self.kind} is not finite")
+        return int(value)
+
     def rate(self, count: int) -> float:
         """The learning rate once the scheduler was stepped `count` times.
 

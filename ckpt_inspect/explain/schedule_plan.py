@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckpt_inspect.explain.answer import Evidence
-from ckpt_inspect.explain.numbers import is_number, plainly
+from ckpt_inspect.explain.numbers import is_number, plainly, whole
 from ckpt_inspect.explain.schedule_fit import StateRate
 from ckpt_inspect.explain.schedule_formulas import Schedule, ScheduleError, warmup_steps
 from ckpt_inspect.explain.version import VersionEvidence
@@ -60,7 +61,7 @@ def plan_of(
     if kind is None or base is None:
         return Plan(kind, None, None, owner, "The arguments name no scheduler type and learning rate.")
     planned = arguments.number("max_steps")
-    horizon = total if total is not None else int(planned) if planned is not None and planned > 0 else None
+    horizon = total if total is not None else whole(planned)
     if horizon is None:
         return Plan(kind, None, None, owner, "The number of steps the schedule was planned for is not recorded.")
     warmup = warmup_steps(arguments.arguments, horizon)
@@ -86,6 +87,7 @@ def plan_of(
     return Plan(kind, schedule, used, owner, "", _warmup_rule(arguments, horizon, used), evidence)
 
 
+UNSEEN = 2_000  # past DeepSpeed's default warm-up of 1000, so that every branch of a formula is tried once
 UNKNOWN_KIND = "Its scheduler type is of no known transformers release, so the rates cannot be recomputed."
 
 
@@ -100,9 +102,21 @@ def _why_not(schedule: Schedule) -> str:
             f"{schedule.kind} follows a metric, not the step, so the rates cannot be recomputed from the arguments "
             f"({row['formula']})."
         )
+    needed = row.get("one_of", ())
+    if needed and not any(is_number(schedule.option(name)) for name in needed):
+        return f"The rates cannot be recomputed: the arguments give no {' or '.join(needed)}."
     try:
-        for count in (0, schedule.warmup, max(0, schedule.total - 1)):
-            schedule.rate(count)
+        for count in (
+            0,
+            1,
+            schedule.warmup,
+            schedule.warmup + 1,
+            UNSEEN,
+            max(0, schedule.total - 1),
+            schedule.total + 1,
+        ):
+            if not math.isfinite(schedule.rate(count)):
+                return "The rates cannot be recomputed: the arguments give none that is finite."
     except ScheduleError as error:
         return f"The rates cannot be recomputed: {printable(error, 200)}."
     return ""
@@ -139,8 +153,8 @@ def _deepspeed_scheduler(arguments: TrainingArgs) -> Plan | None:
     schedule = Schedule(
         kind,
         _deepspeed_base(arguments, options),
-        int(warmup) if is_number(warmup) else 0,
-        int(total) if is_number(total) else 0,
+        whole(warmup) or 0,
+        whole(total) or 0,
         options,
     )
     reason = _why_not(schedule)

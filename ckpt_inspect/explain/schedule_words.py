@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from ckpt_inspect.explain.numbers import counted, plainly
 from ckpt_inspect.explain.schedule_fit import Fit, Segment
-from ckpt_inspect.explain.schedule_formulas import Schedule
+from ckpt_inspect.explain.schedule_formulas import Schedule, ScheduleError
 from ckpt_inspect.printable import printable
 
 
 def describe(schedule: Schedule) -> str:
-    """ "cosine: 30 warm-up steps to 0.005, then over 270 steps down to 0"."""
+    """What is planned, in words; the name alone where the formula has no value at one of its turning points."""
+    try:
+        return _described(schedule)
+    except ScheduleError:
+        return printable(schedule.kind, 60)
+
+
+def _described(schedule: Schedule) -> str:
+    """cosine: 30 warm-up steps to 0.005, then to 0 at step 300."""
     name = printable(schedule.kind, 60)
     row = schedule.row
     if row["family"] == "deepspeed":
@@ -32,12 +40,12 @@ def describe(schedule: Schedule) -> str:
 def _deepspeed(schedule: Schedule, name: str) -> str:
     if not name.startswith("Warmup"):
         return f"DeepSpeed's {name}"
-    warmup = max(2, int(schedule.number("warmup_num_steps")))
+    warmup = max(2, schedule.steps("warmup_num_steps"))
     shape = "linear" if schedule.option("warmup_type") == "linear" else "logarithmic"
     text = f"DeepSpeed's {name}: {warmup} {shape} warm-up steps to {plainly(schedule.rate(warmup + 1))}"
     if name == "WarmupLR":
         return f"{text}, then constant"
-    total = int(schedule.number("total_num_steps"))
+    total = schedule.steps("total_num_steps")
     return f"{text}, then to {plainly(schedule.rate(total + 1))} at step {total}"
 
 

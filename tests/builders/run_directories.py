@@ -29,7 +29,7 @@ def summary(step: int, train_loss: float, **more: Any) -> dict[str, Any]:
 def write_state(directory: Path, history: list[dict[str, Any]], **fields: Any) -> None:
     """trainer_state.json; `global_step` is the last step of the history unless given."""
     directory.mkdir(parents=True, exist_ok=True)
-    last = max((entry.get("step", 0) for entry in history), default=0)
+    last = max((entry["step"] for entry in history if type(entry.get("step")) is int), default=0)
     state = {
         "global_step": last,
         "max_steps": last,
