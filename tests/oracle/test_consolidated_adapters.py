@@ -130,7 +130,7 @@ def test_trained_parameters_get_the_names_peft_saves_them_under(case):
     names = {name for name, value in model.named_parameters() if value.requires_grad}
     ours = {file_name(name, adapter_of(name) or "default") for name in names if ".ranknum" not in name}
     assert ours <= saved
-    frozen = {name for name in saved - ours}
+    frozen = set(saved - ours)
     state = dict(model.named_parameters())
     assert not {name for name in frozen if name in state and state[name].requires_grad}
 
