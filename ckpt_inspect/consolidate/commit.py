@@ -121,8 +121,10 @@ class Staging:
                 remedy += f"; {left[0].path.name} is left from an interrupted run and can be deleted"
             raise NoSpaceError(f"needs {needed} bytes, {free} are free", where=str(self.target.parent), remedy=remedy)
 
-    def create(self, name: str, size: int) -> tuple[int, Way]:
+    def create(self, name: str, size: int, *, direct: bool = False) -> tuple[int, Way]:
         """Open a new file of `size` bytes for writing (0: not known); returns its descriptor and how to write to it.
+
+        `direct` asks for O_DIRECT where the file is large enough and the file system is a local one.
 
         Raises:
             OSError: the file cannot be made, or has no room.
@@ -135,7 +137,7 @@ class Staging:
         fast = supports_direct_writes(self.path)
         descriptor = -1
         way: Way = "kernel" if hasattr(os, "copy_file_range") else "buffered"
-        if fast and size and size >= DIRECT_MINIMUM:
+        if direct and fast and size and size >= DIRECT_MINIMUM:
             with suppress(OSError):  # EINVAL: a mount that only looks local
                 descriptor = os.open(path, flags | os.O_DIRECT, 0o666)
                 way = "direct"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ckpt_inspect.consolidate.commit import NoSpaceError, Staging
 from ckpt_inspect.consolidate.compose import Composition
-from ckpt_inspect.consolidate.gather import Cancelled, Gathered, gather
+from ckpt_inspect.consolidate.gather import Cancelled, Gathered, gather, needs_cast
 from ckpt_inspect.consolidate.interrupts import deferred_while_cleaning, signals_as_errors
 from ckpt_inspect.consolidate.manifest import RECORD, RecordDraft, WrittenFile, build_record
 from ckpt_inspect.consolidate.output import OutputFile
@@ -149,7 +149,7 @@ def _gather_all(
     def work(file: OutputFile) -> Gathered:
         if stop.is_set():
             raise Cancelled
-        descriptor, way = staging.create(file.name, file.size)
+        descriptor, way = staging.create(file.name, file.size, direct=checksum and not needs_cast(file))
         try:
             done = gather(file, sources, descriptor, way=way, checksum=checksum, progress=progress, stop=stop)
             os.fsync(descriptor)

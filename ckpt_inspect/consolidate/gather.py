@@ -1,17 +1,18 @@
 """Ranges of many files into one: read, cast, hash and write in step, with nothing larger than a block in memory.
 
-Three ways to write, best first:
+Three ways to write:
 
 direct
-    Linux, local disks: blocks are filled by positional reads, hashed while they are in the cache and written with
-    O_DIRECT. The new file takes no page cache, and its bytes are on the device when the call returns.
+    Linux, local disks, bytes that are hashed but not cast: blocks are filled by positional reads, hashed while they are
+    in the cache and written with O_DIRECT. They pass through the processor once and take no page cache.
 kernel
-    ``copy_file_range``: the kernel copies, and shares or offloads where the file system can; ranges that need a cast
-    go through a block. The hash is taken from the new file while its pages are still in memory.
+    ``copy_file_range``: the kernel copies, in two threads, and shares or offloads where the file system can; ranges that
+    need a cast go through a block. A hash is taken from the new file while its pages are still in memory.
 buffered
     Positional reads and writes, everywhere else (macOS, Windows).
 
-Which one is faster, with numbers: ``docs/benchmarks.md``.
+The device starts writing while the rest is still being copied, so that the final fsync has little left to do. Which way
+is faster where, with numbers: ``docs/benchmarks.md``.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ import mmap
 import os
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ckpt_inspect.consolidate.filling import Filler, runs
+from ckpt_inspect.consolidate.filling import Filler, Run, runs
 from ckpt_inspect.consolidate.kernel_copy import Follower, Watermark, copy_range
 from ckpt_inspect.consolidate.output import OutputFile
 from ckpt_inspect.consolidate.positional import write_all
 from ckpt_inspect.consolidate.sources import SourceFiles
+from ckpt_inspect.formats.dtypes import BY_NAME
 from ckpt_inspect.progress import NullProgress, Progress
 
 Way = Literal["direct", "kernel", "buffered"]
@@ -39,6 +41,8 @@ Way = Literal["direct", "kernel", "buffered"]
 BLOCK = 1 << 20
 SLOTS = 4
 DIRECT_ALIGNMENT = 4096
+WRITEBACK_STEP = 32 << 20
+COPY_THREADS = 2  # one waits for memory while the other copies
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: another thread failed first
@@ -51,6 +55,11 @@ class Gathered:
 
     sha256: str | None
     overflows: Mapping[str, int] = field(default_factory=dict)
+
+
+def needs_cast(file: OutputFile) -> bool:
+    """Whether any element of the file changes its type."""
+    return any(placed.tensor.dtype != placed.tensor.source_dtype for placed in file.tensors)
 
 
 def gather(
@@ -96,6 +105,11 @@ class _Job:
     def filler(self) -> Filler:
         return Filler(self.file.header, [placed.tensor for placed in self.file.tensors], self.sources)
 
+    def begin_writeback(self, start: int, end: int) -> None:
+        """Tell the device to start on bytes already written; DONTNEED drops only pages that are clean."""
+        with suppress(OSError, AttributeError):
+            os.posix_fadvise(self.descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
+
 
 class _Slab:
     """A few page-aligned blocks, on huge pages where the system grants them (O_DIRECT pins every page it writes)."""
@@ -123,12 +137,15 @@ def _by_blocks(job: _Job, *, direct: bool) -> Gathered:
     failures: list[BaseException] = []
 
     def write_blocks() -> None:
-        position = 0
+        position = begun = 0
         try:
             while (item := filled.get()) is not None:
                 block, length = item
                 _write_block(job.descriptor, block, length, position, direct=direct)
                 position += length
+                if not direct and position - begun >= WRITEBACK_STEP:
+                    job.begin_writeback(begun, position)
+                    begun = position
                 job.progress.advance(length)
                 free.put(block)
         except BaseException as error:  # noqa: BLE001 - carried to the filling thread
@@ -181,36 +198,117 @@ def _through_the_cache(descriptor: int) -> None:
 
 
 def _by_kernel(job: _Job) -> Gathered:
-    header = memoryview(job.file.header)
-    filler = Filler(b"", (), job.sources)
-    block = memoryview(bytearray(BLOCK))
-    written = Watermark()
-    follower = Follower(job.descriptor, job.file.size, written) if job.checksum else None
-    position = 0
+    write_all(job.descriptor, memoryview(job.file.header), 0)
+    job.progress.advance(len(job.file.header))
+    placed: list[tuple[Run, int]] = []
+    position = len(job.file.header)
+    for run in runs(item.tensor for item in job.file.tensors):
+        placed.append((run, position))
+        position += _written_length(run)
+    if job.checksum:
+        written = Watermark()
+        follower = Follower(job.descriptor, job.file.size, written)
+        try:
+            written.rise(len(job.file.header))
+            overflows = _copy_runs(job, placed, written.rise)
+            return Gathered(follower.result(), overflows)
+        finally:
+            written.finish()
+            follower.join()
+    if len(placed) < COPY_THREADS or position < WRITEBACK_STEP:
+        return Gathered(None, _copy_runs(job, placed, None))
+    return Gathered(None, _copy_in_threads(job, placed, position))
 
-    def passed(length: int) -> None:
-        nonlocal position
-        if job.stop.is_set():
-            raise Cancelled
-        position += length
-        written.rise(position)
-        job.progress.advance(length)
 
+def _copy_in_threads(job: _Job, placed: list[tuple[Run, int]], size: int) -> dict[str, int]:
+    """Every thread copies one stretch of the file."""
+    parts: list[list[tuple[Run, int]]] = [[] for _ in range(COPY_THREADS)]
+    for run, position in placed:
+        parts[min(COPY_THREADS - 1, position * COPY_THREADS // size)].append((run, position))
+    overflows: dict[str, int] = {}
+    failures: list[BaseException] = []
+    lock = threading.Lock()
+    stop = threading.Event()
+    mine = _Job(job.file, job.sources, job.descriptor, False, job.progress, _Either(job.stop, stop))
+
+    def work(part: list[tuple[Run, int]]) -> None:
+        try:
+            found = _copy_runs(mine, part, None)
+            with lock:
+                for name, count in found.items():
+                    overflows[name] = overflows.get(name, 0) + count
+        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread
+            with lock:
+                failures.append(error)
+            stop.set()
+
+    threads = [threading.Thread(target=work, args=(part,), daemon=True) for part in parts]
+    for thread in threads:
+        thread.start()
     try:
-        write_all(job.descriptor, header, 0)
-        passed(len(header))
-        for run in runs(placed.tensor for placed in job.file.tensors):
-            if run.tensor is not None:
-                for length in filler.fill_run(run, block):
-                    write_all(job.descriptor, block[:length], position)
-                    passed(length)
-                continue
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        raise
+    if failures:
+        raise next((error for error in failures if not isinstance(error, Cancelled)), failures[0])
+    return overflows
+
+
+class _Either(threading.Event):
+    """Set when itself or another event is."""
+
+    def __init__(self, *others: threading.Event) -> None:
+        super().__init__()
+        self._others = others
+
+    def is_set(self) -> bool:
+        return super().is_set() or any(other.is_set() for other in self._others)
+
+
+def _copy_runs(job: _Job, placed: Iterable[tuple[Run, int]], passed: Callable[[int], None] | None) -> dict[str, int]:
+    """Copy runs to their places in order; `passed` is told how far the file is written."""
+    filler = Filler(b"", (), job.sources)
+    block: memoryview | None = None
+    begun = position = -1
+    for run, start in placed:
+        if begun < 0:
+            begun = start
+        position = start
+        if run.tensor is None:
             with job.sources.use(run.source) as source:
                 name = str(job.sources.path(run.source))
-                for length in copy_range(source.fileno(), job.descriptor, run.offset, position, run.length, name=name):
-                    passed(length)
-        return Gathered(follower.result() if follower else None, filler.overflows)
-    finally:
-        written.finish()
-        if follower is not None:
-            follower.join()
+                steps = copy_range(source.fileno(), job.descriptor, run.offset, position, run.length, name=name)
+                for length in steps:
+                    position += length
+                    begun = _step(job, length, begun, position, passed)
+            continue
+        block = block if block is not None else memoryview(bytearray(BLOCK))
+        for length in filler.fill_run(run, block):
+            write_all(job.descriptor, block[:length], position)
+            position += length
+            begun = _step(job, length, begun, position, passed)
+    return filler.overflows
+
+
+def _step(job: _Job, length: int, begun: int, position: int, passed: Callable[[int], None] | None) -> int:
+    """Account for `length` bytes written up to `position`; returns from where writeback has not begun."""
+    if job.stop.is_set():
+        raise Cancelled
+    job.progress.advance(length)
+    if passed is not None:
+        passed(position)
+    if position - begun < WRITEBACK_STEP:
+        return begun
+    job.begin_writeback(begun, position)
+    return position
+
+
+def _written_length(run: Run) -> int:
+    if run.tensor is None:
+        return run.length
+    source, target = BY_NAME[run.tensor.source_dtype], BY_NAME[run.tensor.dtype]
+    return run.length * target.bits // source.bits

@@ -276,3 +276,26 @@ def test_a_range_that_ends_inside_an_element_is_an_error(shards):
     tensor = PlannedTensor("t", (2,), "F32", "BF16", (Range(0, 0, 6),), "master")
     with closing(SourceFiles(root, files)) as sources, pytest.raises(UnreadableError, match="inside an element"):
         Filler(b"", (tensor,), sources).fill(memoryview(bytearray(100)))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(made=tensors(), step=st.sampled_from([1, 100, 5000]), checksum=st.booleans())
+def test_several_threads_and_early_writeback_change_nothing(made, step, checksum, shards, tmp_path):
+    root, files, contents = shards
+    (file,) = lay_out(made, stem="model", max_shard_size=None).files
+    expected = file.header + b"".join(plain(placed.tensor, contents) for placed in file.tensors)
+    for way in ("kernel", "buffered"):
+        with pytest.MonkeyPatch.context() as patch, closing(SourceFiles(root, files)) as sources:
+            patch.setattr(gather, "WRITEBACK_STEP", step)
+            written(tmp_path / "out", file, sources, way, checksum=checksum)
+        assert (tmp_path / "out").read_bytes() == expected
+
+
+def test_a_failure_in_one_copying_thread_is_the_one_reported(shards, tmp_path, monkeypatch):
+    root, files, _ = shards
+    monkeypatch.setattr(gather, "WRITEBACK_STEP", 1)
+    parts = [Range(0, 10 * n, 7) for n in range(50)] + [Range(1, SOURCE_BYTES - 5, 50)]
+    tensor = PlannedTensor("t", (400,), "U8", "U8", tuple(parts), "master")
+    (file,) = lay_out([tensor], stem="model", max_shard_size=None).files
+    with closing(SourceFiles(root, files)) as sources, pytest.raises(UnreadableError, match="ends at byte"):
+        written(tmp_path / "out", file, sources, "kernel", checksum=False)
