@@ -32,7 +32,7 @@ def insert(path: Path, end: bytes, value: object) -> None:
     repack(path, {"data.pkl": change})
 
 
-@case("CKP501", base="resumed", also=("CKP502",))
+@case("CKP501", base="resumed")
 def the_random_states_run_a_command(run: Path) -> None:
     insert(run / RNG, b"u.", Called(Name("posix", "system"), ("true",)))
 
