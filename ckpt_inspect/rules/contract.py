@@ -126,7 +126,7 @@ def _tensor_breaches(run: Run, contract: Mapping[str, Any]) -> Iterator[tuple[st
                 f"tensor {printable(name)} is {found[name]}, the contract says {printable(form)}",
                 {"contract": form},
             )
-    for name in found.keys() - wanted.keys():
+    for name in sorted(found.keys() - wanted.keys()):
         yield name, f"tensor {printable(name)} is not in the contract", {"found": found[name]}
 
 
