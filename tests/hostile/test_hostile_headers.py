@@ -131,7 +131,8 @@ for path in sorted(Path(sys.argv[1]).rglob("*")):
                 reader(source)
 status = Path("/proc/self/status")  # ru_maxrss begins with what the parent had when it forked
 lines = status.read_text().splitlines() if status.exists() else []
-print(next((line.split()[1] for line in lines if line.startswith("VmHWM")), None) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+peak = next((line.split()[1] for line in lines if line.startswith("VmHWM")), None)
+print(peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
