@@ -332,6 +332,14 @@ def _run(source: ByteSource, start: int, end: int, limits: PickleLimits) -> Pick
         pos = at
     except LimitError as spent:
         m.fault("pickle-limit", f"stopped reading: {spent}", base + pos)
+    if (
+        not stopped
+        and m.frame_end is not None
+        and base + at < m.frame_end < m.end
+        and m.fault_counts["pickle-truncated"]
+    ):
+        # What does not fit into the stream does not fit into its frame either, and other unpicklers see that first.
+        m.fault("pickle-frame", "an opcode crosses the end of its frame", m.frame_end)
     if stopped and m.frame_end is not None and m.base + pos < m.frame_end:
         m.fault("pickle-frame", "the frame goes on behind STOP", m.base + pos)
     if stopped and (stack or below):
