@@ -82,11 +82,18 @@ def parse_size(text: str) -> int:
 
 
 def split(tensors: Sequence[PlannedTensor], max_shard_size: int) -> list[list[PlannedTensor]]:
-    """Tensors cut into shards in their own order: a shard is closed before it would overflow, a giant stands alone."""
+    """Tensors cut into shards in their own order: a shard is closed before it would overflow, a giant stands alone.
+
+    Empty tensors stand together: to huggingface_hub they share one storage, and what shares one is never parted.
+    """
     shards: list[list[PlannedTensor]] = []
     current: list[PlannedTensor] = []
     held = 0
+    empty: list[PlannedTensor] | None = None  # the shard of the first empty tensor
     for tensor in tensors:
+        if tensor.nbytes == 0 and empty is not None:
+            empty.append(tensor)
+            continue
         if tensor.nbytes > max_shard_size:
             shards.append([tensor])
             continue
@@ -95,6 +102,8 @@ def split(tensors: Sequence[PlannedTensor], max_shard_size: int) -> list[list[Pl
             current, held = [], 0
         current.append(tensor)
         held += tensor.nbytes
+        if tensor.nbytes == 0:
+            empty = current
     if current or not shards:
         shards.append(current)
     return shards

@@ -7,7 +7,7 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
@@ -54,14 +54,22 @@ def test_a_file_is_the_one_safetensors_would_write(rows):
 def test_no_shard_is_larger_than_allowed_unless_one_tensor_is(sizes, limit):
     tensors = [tensor(f"t{index}", "U8", (size,)) for index, size in enumerate(sizes)]
     shards = split(tensors, limit)
-    assert [t for shard in shards for t in shard if t.nbytes <= limit] == [t for t in tensors if t.nbytes <= limit]
+    kept_in_order = [t for shard in shards for t in shard if 0 < t.nbytes <= limit]
+    assert kept_in_order == [t for t in tensors if 0 < t.nbytes <= limit]
     assert sorted(t.name for shard in shards for t in shard) == sorted(t.name for t in tensors)
     for shard in shards:
         assert len(shard) == 1 or sum(t.nbytes for t in shard) <= limit
 
 
+def test_empty_tensors_stand_together_as_those_of_one_storage_do():
+    sizes = [0, 1, 1, 0, 1, 0]
+    shards = split([tensor(f"t{index}", "U8", (size,)) for index, size in enumerate(sizes)], 1)
+    assert [[t.name for t in shard] for shard in shards] == [["t0", "t1", "t3", "t5"], ["t2"], ["t4"]]
+
+
 @pytest.mark.judge
 @settings(max_examples=300, deadline=None)
+@example([0, 1, 1, 0], 1)
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=30), st.integers(1, 400))
 def test_shards_are_those_of_huggingface_hub(sizes, limit):
     torch = pytest.importorskip("torch")
