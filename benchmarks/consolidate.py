@@ -17,6 +17,7 @@ sys.path[0] = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 
 # ruff: noqa: E402
 import argparse
+import compileall
 import json
 import os
 import platform
@@ -182,6 +183,8 @@ def main() -> None:
     parser.add_argument("--dtypes", default="float32,bfloat16")
     arguments = parser.parse_args()
     print(f"Machine: {machine()}.\n", flush=True)
+    # An installed package has its byte code; a checkout run with PYTHONDONTWRITEBYTECODE compiles at every start.
+    compileall.compile_dir(str(BUILDER.parents[2] / "ckpt_inspect"), quiet=1)
     with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="consolidate-benchmark-") as name:
         work = Path(name)
         peaks: dict[tuple[int, str], list[int]] = {}

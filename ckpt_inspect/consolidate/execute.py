@@ -149,7 +149,7 @@ def _gather_all(
     def work(file: OutputFile) -> Gathered:
         if stop.is_set():
             raise Cancelled
-        descriptor, way = staging.create(file.name, file.size, direct=checksum and not needs_cast(file))
+        descriptor, way = staging.create(file.name, file.size, direct=not needs_cast(file))
         try:
             done = gather(file, sources, descriptor, way=way, checksum=checksum, progress=progress, stop=stop)
             os.fsync(descriptor)

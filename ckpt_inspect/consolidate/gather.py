@@ -3,8 +3,9 @@
 Three ways to write:
 
 direct
-    Linux, local disks, bytes that are hashed but not cast: blocks are filled by positional reads, hashed while they are
-    in the cache and written with O_DIRECT. They pass through the processor once and take no page cache.
+    Linux, local disks, bytes that are not cast: blocks are filled by positional reads, hashed while they are in the
+    cache and written with O_DIRECT. They pass through the processor once and take no page cache, whose pages cost a
+    virtual machine more than the copy.
 kernel
     ``copy_file_range``: the kernel copies, in two threads, and shares or offloads where the file system can; ranges that
     need a cast go through a block. A hash is taken from the new file while its pages are still in memory.
