@@ -232,6 +232,11 @@ def _sub_role(path: str) -> Role | None:
     return "optimizer" if _OPTIMIZER_DIRECTORY.fullmatch(name) or name == "optim" else None
 
 
+def is_fsdp_name(name: str) -> bool:
+    """Whether a directory is called as a part of a checkpoint: ``pytorch_model_fsdp_0``, ``optimizer_0``, ``sharded``."""
+    return _sub_role(name) is not None
+
+
 def read_dcp_directory(tree: LocalTree, path: str, entries: list[Entry] | None = None) -> DcpDirectory | None:
     """One DCP directory of the tree, None where no file of it has a DCP name; `entries` are its files, if known."""
     if entries is None:

@@ -13,9 +13,13 @@ from ckpt_inspect.errors import UsageError
 from ckpt_inspect.printable import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ckpt_inspect.consolidate.api import ConsolidationResult
+    from ckpt_inspect.consolidate.plan import Part, SourceFile
     from ckpt_inspect.consolidate.verify import Verification
 
+_LAYOUTS = {"dcp": "FSDP shards (DCP)"}
 _ENGINES = ("native", "deepspeed")
 
 
@@ -24,7 +28,7 @@ def consolidate(
         Path,
         typer.Argument(
             metavar="[PATH]",
-            help="A run (its newest complete checkpoint), a checkpoint or a tag directory.",
+            help="A run (its newest complete checkpoint), a checkpoint, a tag directory or a directory of FSDP shards.",
             show_default="the current directory",
         ),
     ] = Path(),
@@ -36,8 +40,13 @@ def consolidate(
     ] = None,
     tag: Annotated[str | None, typer.Option("--tag", "-t", help="The tag to use instead of the one in latest.")] = None,
     dtype: Annotated[
-        str, typer.Option("--dtype", help="What floating tensors are written as: float32, bfloat16 or float16.")
-    ] = "float32",
+        str,
+        typer.Option(
+            "--dtype",
+            help="What floating tensors are written as: float32, bfloat16, float16, or auto: float32 from ZeRO, "
+            "as saved from FSDP.",
+        ),
+    ] = "auto",
     max_shard_size: Annotated[
         str, typer.Option("--max-shard-size", metavar="SIZE", help="Bytes one file may hold, as in 5GB.")
     ] = "5GB",
@@ -67,7 +76,7 @@ def consolidate(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Join ZeRO or universal shards into safetensors that from_pretrained loads, at the speed of a copy.
+    """Join ZeRO, FSDP or universal shards into safetensors that from_pretrained loads, at the speed of a copy.
 
     The output appears in one step, after it was checked, with a consolidation.json that says where every byte is from.
     """
@@ -165,7 +174,7 @@ def summary(result: ConsolidationResult) -> str:
     rate = result.bytes_written / max(result.seconds, 1e-3)
     checked = "everything read back" if result.verified else "headers and samples read back"
     what = "adapter" if result.kind == "adapter" else "model"
-    stage = f"ZeRO-{result.stage}" if result.stage else result.layout
+    stage = f"ZeRO-{result.stage}" if result.stage else _LAYOUTS.get(result.layout, result.layout)
     return (
         f"{printable(result.output, 400)}: {what}, {result.tensors} tensors, {result.parameters:,} parameters, "
         f"{result.dtype}\n"
@@ -213,14 +222,22 @@ def _plan(
             kind = tensor.dtype if tensor.dtype == tensor.source_dtype else f"{tensor.source_dtype} to {tensor.dtype}"
             shape = "x".join(map(str, tensor.shape)) or "scalar"
             lines.append(f"  {printable(tensor.name)}  {kind}  {shape}  {tensor.origin}")
-            lines += [
-                f"    {printable(composition.sources[part.source].path)} [{part.offset}, {part.offset + part.length})"
-                for part in tensor.ranges
-            ]
+            lines += [line for part in tensor.ranges for line in _places(part, composition.sources)]
     lines += [f"{printable(name)}  {len(data)} bytes" for name, data in composition.documents.items()]
     lines += [f"{printable(copy.name)}  copied, {amount(copy.size)}" for copy in composition.copies]
     lines += [f"{printable(name)} is stored as {printable(kept)}" for name, kept in composition.stored_once.items()]
     emit("\n".join(lines))
+
+
+def _places(part: Part, sources: Sequence[SourceFile]) -> list[str]:
+    """Where the bytes of a part lie."""
+    from ckpt_inspect.consolidate.plan import ranges_of
+
+    lines = [
+        f"    {printable(sources[place.source].path)} [{place.offset}, {place.offset + place.length})"
+        for place in ranges_of([part])
+    ]
+    return lines if len(lines) == 1 else [f"    {part.length} bytes, one row from each in turn:", *lines]
 
 
 def _verify(path: Path, json: bool) -> None:

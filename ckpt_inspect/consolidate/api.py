@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from ckpt_inspect.consolidate.cast import TARGETS, target_dtype
 from ckpt_inspect.consolidate.commit import check_target
-from ckpt_inspect.consolidate.compose import TORCH_NAMES, Composition, compose
+from ckpt_inspect.consolidate.compose import TORCH_NAMES, Composition, compose, floating_type
 from ckpt_inspect.consolidate.execute import execute
 from ckpt_inspect.consolidate.output import MAX_SHARD_SIZE, parse_size
 from ckpt_inspect.consolidate.plan import Plan, PlannedTensor
-from ckpt_inspect.consolidate.planning import DTYPES
+from ckpt_inspect.consolidate.planning import AUTO, DTYPES
 from ckpt_inspect.consolidate.planning import plan_consolidation as _plan
 from ckpt_inspect.consolidate.sidecars import look_around
 from ckpt_inspect.consolidate.sources import SourceFiles
@@ -27,7 +27,7 @@ from ckpt_inspect.printable import printable
 from ckpt_inspect.progress import Progress
 
 Engine = Literal["native", "deepspeed"]
-_SHORT = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
+_SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def plan_consolidation(
     path: str | os.PathLike[str],
     *,
     tag: str | None = None,
-    dtype: str = "float32",
+    dtype: str = AUTO,
     exclude_frozen: bool = False,
     only: Iterable[str] = (),
     verify: bool = False,
@@ -69,9 +69,10 @@ def plan_consolidation(
     """How the checkpoint at `path` becomes one set of weights; writes nothing.
 
     Args:
-        path: a run (its newest complete checkpoint), a checkpoint, or a tag directory.
+        path: a run (its newest complete checkpoint), a checkpoint, a tag directory or a directory of FSDP shards.
         tag: the tag to use instead of the one `latest` names.
-        dtype: "float32", "bfloat16" or "float16": what floating tensors are written as.
+        dtype: what floating tensors are written as: "float32", "bfloat16", "float16", or "auto": float32 for DeepSpeed's
+            master weights, the type that was saved for a distributed checkpoint.
         exclude_frozen: leave frozen parameters out.
         only: shell patterns of tensor names; nothing else is planned.
         verify: compare every master weight with the 16-bit module, not samples.
@@ -97,7 +98,7 @@ def consolidate(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
-    dtype: str = "float32",
+    dtype: str = AUTO,
     tag: str | None = None,
     max_shard_size: str | int | None = MAX_SHARD_SIZE,
     exclude_frozen: bool = False,
@@ -114,10 +115,11 @@ def consolidate(
     """Turn the shards at `path` into one directory of usable weights, whole or not at all.
 
     Args:
-        path: a run, a checkpoint or a tag directory.
+        path: a run, a checkpoint, a tag directory or a directory of FSDP shards.
         output: the directory to make; by default beside the checkpoint, its name with the type in front
             (``fp32-checkpoint-500``).
-        dtype: what floating tensors are written as: "float32", "bfloat16" or "float16".
+        dtype: what floating tensors are written as: "float32", "bfloat16", "float16", or "auto": float32 for DeepSpeed's
+            master weights, the type that was saved for a distributed checkpoint.
         tag: the tag to use instead of the one `latest` names.
         max_shard_size: bytes a file may hold, or a text like "5GB"; None writes one file.
         exclude_frozen: leave frozen parameters out.
@@ -148,7 +150,7 @@ def consolidate(
         return consolidate_with_deepspeed(
             path,
             output,
-            dtype=dtype,
+            dtype="float32" if dtype == AUTO else dtype,
             tag=tag,
             max_shard_size=max_shard_size,
             exclude_frozen=exclude_frozen,
@@ -160,8 +162,9 @@ def consolidate(
     plan = plan_consolidation(
         path, tag=tag, dtype=dtype, exclude_frozen=exclude_frozen, only=patterns, verify=verify, force=force
     )
-    target = output_directory(plan, output, dtype)
     composition = compose_output(plan, dtype=dtype, max_shard_size=max_shard_size, narrowed=bool(patterns))
+    dtype = floating_type(composition.tensors) if dtype == AUTO else dtype
+    target = output_directory(plan, output, dtype)
     check_target(target, replace=replace)
     written = execute(
         plan,
@@ -194,7 +197,7 @@ def consolidate(
 
 
 def compose_output(
-    plan: Plan, *, dtype: str = "float32", max_shard_size: str | int | None = MAX_SHARD_SIZE, narrowed: bool = False
+    plan: Plan, *, dtype: str = AUTO, max_shard_size: str | int | None = MAX_SHARD_SIZE, narrowed: bool = False
 ) -> Composition:
     """What the output of a plan holds, file by file; writes nothing.
 
@@ -203,11 +206,13 @@ def compose_output(
     """
     size = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
     around = look_around(Path(plan.checkpoint))
-    return compose(plan, around, dtype=TARGETS[_dtype(dtype)], max_shard_size=size, narrowed=narrowed)
+    target = _dtype(dtype)
+    wanted = plan.facts.get("dtype") if target == AUTO else TARGETS[target]
+    return compose(plan, around, dtype=wanted, max_shard_size=size, narrowed=narrowed)
 
 
 def output_directory(plan: Plan, output: str | os.PathLike[str] | None, dtype: str) -> Path:
-    """Where the output goes: as asked, else beside the checkpoint.
+    """Where the output goes: as asked, else beside the checkpoint. `dtype` is the torch name of what is written.
 
     The type stands in front of the name: one that begins with ``checkpoint-`` would be counted, and deleted, by the
     Trainer's rotation (transformers 5.23 ``trainer_utils.py`` `sort_checkpoints`).
@@ -216,10 +221,8 @@ def output_directory(plan: Plan, output: str | os.PathLike[str] | None, dtype: s
         OutputError: the place is inside the shards, or holds them.
     """
     checkpoint = Path(plan.checkpoint).absolute()
-    if output is not None:
-        target = Path(output).absolute()
-    else:
-        target = checkpoint.parent / f"{_SHORT[TARGETS[_dtype(dtype)]]}-{checkpoint.name}"
+    beside = checkpoint.parent / f"{_SHORT.get(dtype, dtype)}-{checkpoint.name}"
+    target = Path(output).absolute() if output is not None else beside
     real = Path(os.path.realpath(target))
     shards = Path(os.path.realpath(checkpoint / plan.tag)) if plan.tag else Path(os.path.realpath(checkpoint))
     if real == Path(os.path.realpath(checkpoint)) or real.is_relative_to(shards) or shards.is_relative_to(real):
@@ -261,7 +264,7 @@ def iter_tensors(
     from ckpt_inspect.consolidate.filling import Filler
 
     plan = plan_consolidation(path, tag=tag, exclude_frozen=exclude_frozen, only=only, force=force)
-    target = TARGETS[_dtype(dtype)] if dtype is not None else None
+    target = TARGETS.get(_dtype(dtype)) if dtype is not None else None
     by_name = {tensor.name: tensor for tensor in plan.tensors}
     names = [*by_name, *(alias for alias in plan.aliases if plan.aliases[alias] in by_name)]
     patterns = tuple(only)
@@ -301,8 +304,10 @@ def _numpy_type(name: str) -> Any:
 
 
 def _dtype(name: str) -> str:
-    """The torch name of a dtype as people write it."""
+    """The torch name of a dtype as people write it, or "auto"."""
+    if name == AUTO:
+        return AUTO
     key = DTYPES.get(str(name).removeprefix("torch.").lower())
     if key is None:
-        raise UsageError(f"unknown dtype {printable(name, 40)}", remedy=f"use one of {', '.join(TARGETS)}")
+        raise UsageError(f"unknown dtype {printable(name, 40)}", remedy=f"use one of {AUTO}, {', '.join(TARGETS)}")
     return TORCH_NAMES[key]

@@ -32,18 +32,20 @@ _NUMPY = {"F16": "f2", "F32": "f4", "F64": "f8"}
 _ARRAY_CODES = {2: "H", 4: "I", 8: "Q"}
 
 
-def castable(source: str, target: str) -> bool:
+def castable(source: str, target: str | None) -> bool:
     """Whether :class:`Cast` knows the way from one element type to the other."""
     return source != target and target in TARGETS.values() and (source in _NUMPY or source in {"BF16", *_ML_DTYPES})
 
 
-def target_dtype(source: str, target: str) -> str:
+def target_dtype(source: str, target: str | None) -> str:
     """What a tensor of `source` is written as when `target` is asked for: real floating types are cast, others stay.
+
+    Without a target (None) every type stays.
 
     As ``torch.Tensor.is_floating_point`` decides in deepspeed 0.19.8 ``utils/zero_to_fp32.py``: complex and quantised
     types, integers and booleans keep their own type.
     """
-    return target if castable(source, target) else source
+    return target if target is not None and castable(source, target) else source
 
 
 class Cast:

@@ -31,6 +31,7 @@ from ckpt_inspect.consolidate.sidecars import (
 )
 from ckpt_inspect.consolidate.ties import resolve_ties
 from ckpt_inspect.errors import CkptInspectError, OutputError
+from ckpt_inspect.formats.dtypes import BY_NAME
 from ckpt_inspect.formats.json_document import JsonDocument
 from ckpt_inspect.formats.safetensors_header import read_safetensors_header
 from ckpt_inspect.printable import printable
@@ -73,14 +74,14 @@ class Composition:
 
 
 def compose(
-    plan: Plan, around: Surroundings, *, dtype: str, max_shard_size: int | None, narrowed: bool = False
+    plan: Plan, around: Surroundings, *, dtype: str | None, max_shard_size: int | None, narrowed: bool = False
 ) -> Composition:
     """Lay out the output of `plan`.
 
     Args:
-        plan: what to write; its tensors are cast to `dtype`.
+        plan: what to write.
         around: the checkpoint directory and its run.
-        dtype: "F32", "BF16" or "F16".
+        dtype: "F32", "BF16" or "F16", which floating tensors are cast to; None keeps the types of the shards.
         max_shard_size: bytes a weight file may hold; None for one file.
         narrowed: only some tensors were asked for: nothing is added, no missing name is reported.
 
@@ -107,7 +108,7 @@ def _model(
     plan: Plan,
     around: Surroundings,
     tensors: Sequence[PlannedTensor],
-    dtype: str,
+    dtype: str | None,
     max_shard_size: int | None,
     narrowed: bool,
 ) -> Composition:
@@ -123,7 +124,7 @@ def _model(
     if document is None:
         warnings.append("no config.json is in the checkpoint or its run: from_pretrained needs one beside the weights")
     else:
-        written, said = model_config(document, TORCH_NAMES[dtype], ties.flag)
+        written, said = model_config(document, floating_type(ties.tensors), ties.flag)
         copies = _replace_copy(copies, documents, "config.json", written)
         warnings += said
     if not narrowed:
@@ -139,7 +140,7 @@ def _adapter(
     around: Surroundings,
     document: JsonDocument | None,
     tensors: Sequence[PlannedTensor],
-    dtype: str,
+    dtype: str | None,
     max_shard_size: int | None,
     narrowed: bool,
 ) -> Composition:
@@ -180,6 +181,16 @@ def _adapter(
     return Composition("adapter", (layout,), sources, documents, tuple(copies), {}, tuple(warnings))
 
 
+def floating_type(tensors: Iterable[PlannedTensor]) -> str:
+    """Torch's name of the floating type most bytes are written in, as a config states it; "float32" without any."""
+    held: dict[str, int] = {}
+    for tensor in tensors:
+        kind = BY_NAME[tensor.dtype]
+        if kind.floating and kind.torch is not None:
+            held[kind.torch] = held.get(kind.torch, 0) + tensor.nbytes
+    return max(held, key=lambda name: held[name], default="float32")
+
+
 def _value_head(tensors: Sequence[PlannedTensor]) -> tuple[list[PlannedTensor], list[PlannedTensor]]:
     """The head of a reward or PPO model apart: it has a file of its own, and the model loses its wrapper's prefix.
 
@@ -193,7 +204,7 @@ def _value_head(tensors: Sequence[PlannedTensor]) -> tuple[list[PlannedTensor], 
 
 
 def _from_saved_adapter(
-    plan: Plan, around: Surroundings, have: set[str], dtype: str
+    plan: Plan, around: Surroundings, have: set[str], dtype: str | None
 ) -> tuple[list[PlannedTensor], tuple[SourceFile, ...]]:
     """What PEFT saved besides the trained parameters: embeddings of a resized vocabulary, frozen projections."""
     entry = around.checkpoint.get(f"{ADAPTER}.safetensors")

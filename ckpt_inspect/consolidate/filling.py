@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ckpt_inspect.consolidate.cast import Cast, component_size, swap_in_place
-from ckpt_inspect.consolidate.plan import PlannedTensor, Range
+from ckpt_inspect.consolidate.interleave import cut, read_part
+from ckpt_inspect.consolidate.plan import Interleave, Part, PlannedTensor
 from ckpt_inspect.consolidate.positional import read_into
 from ckpt_inspect.consolidate.sources import SourceFiles
 from ckpt_inspect.errors import UnreadableError
@@ -17,20 +18,26 @@ _SCRATCH = 1 << 20
 
 
 class Run(NamedTuple):
-    """Bytes of one source that follow each other in the output; `cast` and `swap` belong to one tensor."""
+    """Bytes that follow each other in the output: of one source from `offset`, or of `rows` from their byte `offset`.
+
+    `tensor` is set where the bytes cannot be copied as they are: they are cast, swapped or put together of rows.
+    """
 
     source: int
     offset: int
     length: int
     tensor: PlannedTensor | None
     swap: bool
+    rows: Interleave | None = None
+
+    @property
+    def converts(self) -> bool:
+        """Whether elements are cast or swapped."""
+        return self.tensor is not None and (self.swap or self.tensor.dtype != self.tensor.source_dtype)
 
 
 def runs(tensors: Iterable[PlannedTensor]) -> Iterator[Run]:
-    """The ranges of these tensors in output order, those that touch in source and output merged.
-
-    `Run.tensor` is set only where elements have to be cast or swapped.
-    """
+    """The ranges of these tensors in output order, those that touch in source and output merged."""
     pending: Run | None = None
     for tensor in tensors:
         cast = tensor.dtype != tensor.source_dtype
@@ -38,6 +45,12 @@ def runs(tensors: Iterable[PlannedTensor]) -> Iterator[Run]:
             if part.length == 0:
                 continue
             swap = part.swap and component_size(tensor.source_dtype) > 1
+            if isinstance(part, Interleave):
+                if pending is not None:
+                    yield pending
+                    pending = None
+                yield Run(part.columns[0].source, 0, part.length, tensor, swap, part)
+                continue
             special = tensor if cast or swap else None
             if (
                 pending is not None
@@ -59,7 +72,7 @@ def window(tensor: PlannedTensor, start: int, count: int) -> PlannedTensor:
     """Elements `[start, start + count)` of a tensor in row-major order, as a 1-D tensor of its own."""
     size = BY_NAME[tensor.source_dtype].bits // 8
     skip, left = start * size, count * size
-    parts: list[Range] = []
+    parts: list[Part] = []
     for part in tensor.ranges:
         if left <= 0:
             break
@@ -67,7 +80,7 @@ def window(tensor: PlannedTensor, start: int, count: int) -> PlannedTensor:
             skip -= part.length
             continue
         length = min(part.length - skip, left)
-        parts.append(Range(part.source, part.offset + skip, length, part.swap))
+        parts += cut(part, skip, length)
         left -= length
         skip = 0
     return replace(tensor, shape=(count,), ranges=tuple(parts))
@@ -82,6 +95,7 @@ class Filler:
         self._run: Run | None = None
         self._casts: dict[tuple[str, str], Cast] = {}
         self._scratch = memoryview(bytearray(_SCRATCH))
+        self._columns = memoryview(bytearray())  # scratch of `read_part`, made when there are columns
         self._ready = memoryview(header)  # bytes to hand out next: the header, an element that did not fit
         self.overflows: dict[str, int] = {}
 
@@ -98,7 +112,7 @@ class Filler:
                 run = self._run or next(self._runs, None)
                 if run is None:
                     break
-                written = self._copy(run, block[done:]) if run.tensor is None else self._convert(run, block[done:])
+                written = self._convert(run, block[done:]) if run.converts else self._copy(run, block[done:])
                 done += written
         return done
 
@@ -151,5 +165,11 @@ class Filler:
         self._run = run._replace(offset=run.offset + count, length=rest) if rest else None
 
     def _read(self, run: Run, into: memoryview) -> None:
+        if run.rows is not None:
+            self._columns = self._columns or memoryview(bytearray(_SCRATCH))
+            for part in cut(run.rows, run.offset, len(into)):
+                read_part(part, self._sources, into[: part.length], self._columns)
+                into = into[part.length :]
+            return
         with self._sources.use(run.source) as source:
             read_into(source.fileno(), into, run.offset, name=str(self._sources.path(run.source)))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ckpt_inspect.consolidate.compose import Composition
-from ckpt_inspect.consolidate.plan import Plan, PlannedTensor, Range, SourceFile
+from ckpt_inspect.consolidate.plan import Plan, PlannedTensor, SourceFile, part_from_json, part_to_json, ranges_of
 from ckpt_inspect.errors import NotAFormatError, VerificationError
 from ckpt_inspect.formats.dtypes import BY_NAME
 from ckpt_inspect.formats.json_document import parse_json
@@ -190,19 +190,17 @@ def _tensor_rows(composition: Composition) -> Iterable[dict[str, Any]]:
                 "source_dtype": tensor.source_dtype,
                 "shape": list(tensor.shape),
                 "origin": tensor.origin,
-                "ranges": [
-                    [part.source, part.offset, part.length, *([True] if part.swap else [])] for part in tensor.ranges
-                ],
+                "ranges": [part_to_json(part) for part in tensor.ranges],
             }
 
 
 def _tensor(row: Mapping[str, Any], sources: int) -> PlannedTensor:
     """A row of the record; raises `ValueError` for what no writer of it would say."""
     shape = tuple(_count(size) for size in row["shape"])
-    ranges = tuple(Range(_count(part[0]), _count(part[1]), _count(part[2]), len(part) > 3) for part in row["ranges"])
+    ranges = tuple(part_from_json(part) for part in row["ranges"])
     if row["dtype"] not in BY_NAME or row["source_dtype"] not in BY_NAME:
         raise ValueError("unknown element type")
-    if any(part.source >= sources for part in ranges):
+    if any(part.source >= sources for part in ranges_of(ranges)):
         raise ValueError("a range of no source")
     return PlannedTensor(str(row["name"]), shape, row["source_dtype"], row["dtype"], ranges, row["origin"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ckpt_inspect.consolidate.layouts import Piece
-from ckpt_inspect.consolidate.plan import Origin, PlannedTensor, Range
+from ckpt_inspect.consolidate.plan import Origin, Part, PlannedTensor, Range
 from ckpt_inspect.formats.dtypes import BY_NAME
 
 
@@ -24,19 +24,19 @@ class Trainable:
     pieces: tuple[Piece, ...]
 
 
-def output_dtype(source: str, target: str) -> str:
-    """The type a tensor is written in: real floating types become `target`, all others stay.
+def output_dtype(source: str, target: str | None) -> str:
+    """The type a tensor is written in: real floating types become `target`, all others, and without one all, stay.
 
     As ``to_torch_tensor`` of deepspeed 0.19.8 ``utils/zero_to_fp32.py``, which before 0.19.8 also cast integer buffers.
     """
     known = BY_NAME.get(source)
-    if known is None or not known.floating or known.component_bits is not None:
+    if target is None or known is None or not known.floating or known.component_bits is not None:
         return source
     return target
 
 
 def planned(
-    name: str, shape: tuple[int, ...], source: str, ranges: tuple[Range, ...], origin: Origin, target: str
+    name: str, shape: tuple[int, ...], source: str, ranges: tuple[Part, ...], origin: Origin, target: str | None
 ) -> PlannedTensor:
-    """A tensor of the plan, written as `target` when it is of a floating type."""
+    """A tensor of the plan, written as `target`, if there is one, when it is of a floating type."""
     return PlannedTensor(name, shape, source, output_dtype(source, target), ranges, origin)

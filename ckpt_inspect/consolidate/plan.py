@@ -6,10 +6,10 @@ A plan is made by a planner (:mod:`zero12`, :mod:`zero3`, :mod:`stage0`, :mod:`u
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 
 from ckpt_inspect.formats.dtypes import BY_NAME
 
@@ -42,18 +42,89 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
+class Interleave:
+    """`rows` rows, each put together of one piece per column; a column's pieces follow each other in its source.
+
+    A column is all bytes of one shard: its `length` is `rows` times the width of its pieces. So a matrix cut along its
+    second dimension is one part, however many rows it has.
+    """
+
+    rows: int
+    columns: tuple[Range, ...]
+
+    @property
+    def length(self) -> int:
+        """Bytes of all rows."""
+        return sum(column.length for column in self.columns)
+
+    @property
+    def row_length(self) -> int:
+        """Bytes of one row."""
+        return self.length // self.rows
+
+    @property
+    def swap(self) -> bool:
+        """Whether elements are big-endian; the shards of one tensor agree."""
+        return any(column.swap for column in self.columns)
+
+
+Part: TypeAlias = Range | Interleave
+
+
+def ranges_of(parts: Iterable[Part]) -> Iterator[Range]:
+    """Every stretch of a source that parts are made of; the order is that of the output only between parts."""
+    for part in parts:
+        if isinstance(part, Interleave):
+            yield from part.columns
+        else:
+            yield part
+
+
+def part_to_json(part: Part) -> list[Any]:
+    """A row of numbers: ``[source, offset, length]``, a big-endian one with ``true`` behind, or ``[rows, [columns]]``."""
+    if isinstance(part, Interleave):
+        return [part.rows, [part_to_json(column) for column in part.columns]]
+    return [part.source, part.offset, part.length, *([True] if part.swap else [])]
+
+
+def part_from_json(row: Sequence[Any]) -> Part:
+    """The part :func:`part_to_json` wrote.
+
+    Raises:
+        ValueError, TypeError, IndexError: it wrote no such row.
+    """
+    if len(row) == 2:
+        columns = tuple(_range(column) for column in row[1])
+        rows = _count(row[0])
+        if not rows or not columns or any(column.length % rows for column in columns):
+            raise ValueError("rows of unequal length")
+        return Interleave(rows, columns)
+    return _range(row)
+
+
+def _range(row: Sequence[Any]) -> Range:
+    return Range(_count(row[0]), _count(row[1]), _count(row[2]), len(row) > 3)
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError("not a count")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedTensor:
     """One tensor of the output.
 
-    The ranges, concatenated in order, are the row-major tensor in `source_dtype`; their lengths sum to its bytes. Where
-    `dtype` (what is written) differs from `source_dtype`, the elements are cast.
+    The parts in `ranges`, concatenated in order, are the row-major tensor in `source_dtype`; their lengths sum to its
+    bytes. Where `dtype` (what is written) differs from `source_dtype`, the elements are cast.
     """
 
     name: str
     shape: tuple[int, ...]
     source_dtype: str
     dtype: str
-    ranges: tuple[Range, ...]
+    ranges: tuple[Part, ...]
     origin: Origin
 
     @property
@@ -139,10 +210,7 @@ class Plan:
                     "source_dtype": tensor.source_dtype,
                     "dtype": tensor.dtype,
                     "origin": tensor.origin,
-                    "ranges": [
-                        [part.source, part.offset, part.length, *([True] if part.swap else [])]
-                        for part in tensor.ranges
-                    ],
+                    "ranges": [part_to_json(part) for part in tensor.ranges],
                 }
                 for tensor in self.tensors
             ],
@@ -171,7 +239,7 @@ class Plan:
                     shape=tuple(tensor["shape"]),
                     source_dtype=tensor["source_dtype"],
                     dtype=tensor["dtype"],
-                    ranges=tuple(Range(*part) for part in tensor["ranges"]),
+                    ranges=tuple(part_from_json(part) for part in tensor["ranges"]),
                     origin=tensor["origin"],
                 )
                 for tensor in document["tensors"]

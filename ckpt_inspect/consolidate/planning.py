@@ -15,6 +15,8 @@ from ckpt_inspect.artifacts.zero_nodes import walk
 from ckpt_inspect.artifacts.zero_shards import ZeroShards, read_models, read_optimizers
 from ckpt_inspect.artifacts.zero_states import ModelState, OptimizerState
 from ckpt_inspect.consolidate.agreement import Depth, compare, copies_in_module, judge
+from ckpt_inspect.consolidate.dcp import DcpDraft, plan_dcp
+from ckpt_inspect.consolidate.dcp_select import DcpSelection, newest_number, select_dcp
 from ckpt_inspect.consolidate.draft import Draft, finish
 from ckpt_inspect.consolidate.files import (
     check_kinds,
@@ -35,6 +37,7 @@ from ckpt_inspect.consolidate.select import select
 from ckpt_inspect.consolidate.siblings import compare_with_saved
 from ckpt_inspect.consolidate.stage0 import plan_stage0
 from ckpt_inspect.consolidate.steps import check_steps
+from ckpt_inspect.consolidate.tags import find_tags
 from ckpt_inspect.consolidate.tails import nonzero_padding
 from ckpt_inspect.consolidate.universal import plan_universal
 from ckpt_inspect.consolidate.zero3 import plan_zero3
@@ -43,6 +46,7 @@ from ckpt_inspect.errors import UsageError
 from ckpt_inspect.knowledge import load
 from ckpt_inspect.printable import printable
 
+AUTO = "auto"
 DTYPES: Mapping[str, str] = {
     "float32": "F32",
     "fp32": "F32",
@@ -59,18 +63,19 @@ def plan_consolidation(
     tag: str | None = None,
     exclude_frozen: bool = False,
     only: Iterable[str] = (),
-    dtype: str = "float32",
+    dtype: str = AUTO,
     depth: Depth = "sample",
     force: bool = False,
 ) -> Plan:
     """How the checkpoint at `path` becomes one set of weights.
 
     Args:
-        path: a run (its newest complete checkpoint is taken), a checkpoint, or a tag directory.
+        path: a run (its newest complete checkpoint is taken), a checkpoint, a tag directory or a directory of shards.
         tag: the tag to use instead of the one `latest` names.
         exclude_frozen: leave frozen parameters out.
         only: shell patterns; only tensors whose name matches one are planned.
-        dtype: "float32", "bfloat16" or "float16": what floating tensors are written as; integers stay.
+        dtype: what floating tensors are written as, "float32", "bfloat16" or "float16"; integers stay. "auto" is float32
+            for DeepSpeed's master weights, and what was saved for a distributed checkpoint.
         depth: how much of the master weights to compare with the 16-bit module: "none", "sample" or "complete".
         force: turn refusals that leave the bytes in doubt into warnings.
 
@@ -79,10 +84,15 @@ def plan_consolidation(
         UnreadableError: the path cannot be read.
     """
     target = DTYPES.get(dtype.removeprefix("torch.").lower())
-    if target is None:
-        raise UsageError(f"unknown dtype {printable(dtype, 40)}", remedy=f"use one of {', '.join(DTYPES)}")
-    draft = Draft(select(path, tag), target)
-    return _plan(draft, exclude_frozen=exclude_frozen, only=tuple(only), depth=depth, force=force)
+    if target is None and dtype != AUTO:
+        raise UsageError(f"unknown dtype {printable(dtype, 40)}", remedy=f"use one of {AUTO}, {', '.join(DTYPES)}")
+    patterns = tuple(only)
+    distributed = _distributed(path, tag)
+    if distributed is not None:
+        shards = DcpDraft(distributed, target)
+        return _plan_distributed(shards, exclude_frozen=exclude_frozen, only=patterns, force=force)
+    draft = Draft(select(path, tag), target or "F32")
+    return _plan(draft, exclude_frozen=exclude_frozen, only=patterns, depth=depth, force=force)
 
 
 def find_problems(
@@ -93,17 +103,39 @@ def find_problems(
     Raises:
         UnreadableError: the path cannot be read.
     """
+    draft: Draft | DcpDraft
     try:
-        selection = select(path, tag)
+        distributed = _distributed(path, tag)
+        draft = DcpDraft(distributed, None) if distributed is not None else Draft(select(path, tag), "F32")
     except Refusal as error:
         return (error.problem,) if error.problem is not None else ()
-    draft = Draft(selection, "F32")
     try:
-        _plan(draft, exclude_frozen=False, only=(), depth=depth, force=True)
+        if isinstance(draft, DcpDraft):
+            _plan_distributed(draft, exclude_frozen=False, only=(), force=True)
+        else:
+            _plan(draft, exclude_frozen=False, only=(), depth=depth, force=True)
     except Refusal as error:
         if error.problem is not None and error.problem not in draft.problems:
             draft.problems.append(error.problem)
     return tuple(draft.problems)
+
+
+def _distributed(path: str | os.PathLike[str], tag: str | None) -> DcpSelection | None:
+    """The distributed checkpoint a path stands for; None where DeepSpeed's tags are there too and are not older."""
+    found = select_dcp(path, tag)
+    if found is None or not found.home:
+        return found
+    tags = find_tags(found.tree)
+    return None if tags and max(tag.number for tag in tags) >= newest_number(found.tree) else found
+
+
+def _plan_distributed(draft: DcpDraft, *, exclude_frozen: bool, only: Sequence[str], force: bool) -> Plan:
+    plan = _narrow(plan_dcp(draft, exclude_frozen=exclude_frozen, force=force), only)
+    draft.problems += prove(plan.tensors, plan.sources)
+    warnings, notes = draft.settle(force)
+    said = draft.selection.said
+    facts = {"dtype": draft.target, "said": list(said), "notes": list(notes), **draft.facts}
+    return replace(plan, warnings=(*said, *warnings), facts=facts)
 
 
 def _plan(draft: Draft, *, exclude_frozen: bool, only: Sequence[str], depth: Depth, force: bool) -> Plan:

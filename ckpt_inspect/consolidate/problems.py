@@ -104,6 +104,26 @@ class OldLayoutError(Refusal, UnsupportedLayoutError):
     """A layout no current tool reads: sub-partitions of early ZeRO-1, files in parts."""
 
 
+class StrangePickleError(Refusal, UnsupportedLayoutError):
+    """Z44: a pickle names what its writer does not put there."""
+
+
+class UnfinishedSaveError(Refusal, IncompleteCheckpointError):
+    """Z48: a distributed checkpoint whose save did not come to its end."""
+
+
+class TilingMismatchError(Refusal, ProofFailedError):
+    """Z49: the chunks of a distributed checkpoint do not make up its tensors, or lie in files of another save."""
+
+
+class OptimizerOnlyError(Refusal, UnsupportedLayoutError):
+    """Shards of an optimizer, without weights."""
+
+
+class MegatronError(Refusal, UnsupportedLayoutError):
+    """A Megatron torch_dist checkpoint."""
+
+
 class ConversionError(Refusal, IncompleteCheckpointError):
     """Z50: a universal checkpoint is not whole."""
 
@@ -137,7 +157,12 @@ _ERRORS: dict[str, type[Refusal]] = {
     "Z37": MixedFilesError,
     "Z38": ModuleMismatchError,
     "Z39": StepMismatchError,
+    "Z44": StrangePickleError,
+    "Z48": UnfinishedSaveError,
+    "Z49": TilingMismatchError,
     "Z50": ConversionError,
+    "optimizer": OptimizerOnlyError,
+    "megatron": MegatronError,
     "key": MissingKeyError,
     "coverage": CoverageError,
     "layout": OldLayoutError,

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ckpt_inspect.consolidate.plan import PlannedTensor, SourceFile
+from ckpt_inspect.consolidate.plan import Interleave, PlannedTensor, SourceFile, ranges_of
 from ckpt_inspect.consolidate.problems import Problem, refuse
 from ckpt_inspect.formats.dtypes import BY_NAME
 from ckpt_inspect.printable import printable
@@ -52,8 +52,12 @@ def _lengths(tensor: PlannedTensor, sources: Sequence[SourceFile]) -> Iterator[P
     size = BY_NAME[tensor.source_dtype].bits // 8
     total = 0
     for part in tensor.ranges:
-        file = sources[part.source]
         total += part.length
+        if isinstance(part, Interleave) and any(column.length % (part.rows * size) for column in part.columns):
+            message = f"{printable(tensor.name)}: a column is not {part.rows} rows of whole elements"
+            yield refuse("coverage", message, tensor=tensor.name)
+    for part in ranges_of(tensor.ranges):
+        file = sources[part.source]
         if part.length <= 0 or part.length % size or part.offset < 0 or part.offset + part.length > file.size:
             message = (
                 f"{printable(tensor.name)}: bytes {part.offset} to {part.offset + part.length} are not whole elements "
@@ -69,7 +73,7 @@ def _overlaps(tensors: Iterable[PlannedTensor], sources: Sequence[SourceFile]) -
     used: dict[int, list[tuple[int, int, str]]] = {}
     for tensor in tensors:
         if tensor.origin in _EXCLUSIVE:
-            for part in tensor.ranges:
+            for part in ranges_of(tensor.ranges):
                 used.setdefault(part.source, []).append((part.offset, part.offset + part.length, tensor.name))
     for source, spans in used.items():
         spans.sort()
@@ -89,7 +93,7 @@ def _strays(
     for tensor in tensors:
         if tensor.origin != "master":
             continue
-        for part in tensor.ranges:
+        for part in ranges_of(tensor.ranges):
             at = bisect_right(ordered, (part.source, part.offset, float("inf"))) - 1
             span = ordered[at] if at >= 0 else None
             if span is None or span.source != part.source or part.offset + part.length > span.end:

@@ -76,12 +76,17 @@ class Surroundings:
         return None
 
 
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a directory's name says that it is one checkpoint of a run."""
+    return _CHECKPOINT_IN_RUN.fullmatch(name) is not None
+
+
 def look_around(checkpoint: Path) -> Surroundings:
     """The checkpoint directory, and its run where the directory's name says that it lies in one."""
     tree = LocalTree(checkpoint)
     parent = Path(checkpoint).absolute().parent
     run = None
-    if _CHECKPOINT_IN_RUN.fullmatch(Path(checkpoint).absolute().name):
+    if is_checkpoint_name(Path(checkpoint).absolute().name):
         try:
             run = LocalTree(parent)
         except CkptInspectError:  # not readable: the checkpoint alone has to do

@@ -17,10 +17,8 @@ from ckpt_inspect.formats.json_document import read_json
 from ckpt_inspect.formats.pickle_machine import DEFAULT, PickleLimits, run_pickle
 from ckpt_inspect.formats.pickle_nodes import Call, Node, as_mapping, entries, get_path, instance_state
 from ckpt_inspect.formats.safetensors_header import SafetensorsHeader
-from ckpt_inspect.formats.torch_archive import open_torch
 from ckpt_inspect.formats.torch_tensors import dtype_of, ints
-from ckpt_inspect.formats.torch_types import Tensor
-from ckpt_inspect.storage import ByteSource, BytesSource, SliceSource
+from ckpt_inspect.storage import ByteSource, BytesSource
 
 __all__ = [
     "DcpBytes",
@@ -29,7 +27,6 @@ __all__ = [
     "DcpTensor",
     "check_files",
     "check_tiling",
-    "item_tensor",
     "merge_metadata",
     "read_dcp_metadata",
     "read_dcp_safetensors",
@@ -77,6 +74,7 @@ def read_dcp_metadata(source: ByteSource, limits: PickleLimits | None = None) ->
         _text(get_path(state, "version")),
         _text(get_path(meta, "save_id")),
         _path_text(get_path(meta, "checkpoint_id")),
+        globals=tuple((used.module, used.name) for used in program.globals),
         faults=log.sealed(),
     )
 
@@ -174,20 +172,6 @@ def _is_plain(path: str) -> bool:
     return bool(path) and not path.startswith("/") and "\\" not in path and "\x00" not in path and ".." not in parts
 
 
-def item_tensor(source: ByteSource, chunk: DcpChunk) -> Tensor | None:
-    """The tensor a "torch" chunk holds, its `file_offset` absolute in `source` (the ``.distcp`` file).
-
-    None where the bytes are no archive with one tensor. Compare its shape with `chunk.sizes`: they must agree.
-    """
-    if chunk.transforms or chunk.form != "torch":
-        return None
-    archive = open_torch(SliceSource(source, chunk.offset, chunk.length))
-    tensor = archive.tensor(archive.value)
-    if tensor is None or tensor.file_offset is None:
-        return tensor
-    return replace(tensor, file_offset=tensor.file_offset + chunk.offset)
-
-
 def merge_metadata(parts: Mapping[str, DcpMetadata]) -> DcpMetadata:
     """One checkpoint out of the ``__{rank}.metadata`` of a save without coordination, by file name.
 
@@ -198,7 +182,9 @@ def merge_metadata(parts: Mapping[str, DcpMetadata]) -> DcpMetadata:
     items: dict[str, DcpBytes] = {}
     paths: dict[str, tuple[str | int, ...]] = {}
     tiling = ("dcp-gap", "dcp-overlap")
+    used: dict[tuple[str, str], None] = {}
     for part in parts.values():
+        used.update(dict.fromkeys(part.globals))
         log.extend(fault for fault in part.faults if fault.kind not in tiling)
         paths.update(part.planner_paths)
         items.update(part.items)
@@ -215,7 +201,7 @@ def merge_metadata(parts: Mapping[str, DcpMetadata]) -> DcpMetadata:
     for name, tensor in tensors.items():
         check_tiling(name, tensor, log)
     first = next(iter(parts.values()), DcpMetadata())
-    return replace(first, tensors=tensors, items=items, planner_paths=paths, faults=log.sealed())
+    return replace(first, tensors=tensors, items=items, planner_paths=paths, globals=tuple(used), faults=log.sealed())
 
 
 def read_dcp_safetensors(headers: Mapping[str, SafetensorsHeader]) -> DcpMetadata:

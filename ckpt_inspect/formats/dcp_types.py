@@ -61,7 +61,7 @@ class DcpMetadata:
     """A checkpoint as its metadata state it.
 
     `planner_paths` gives the place of each flattened name in the original nested dictionary. `form`: "pickle"
-    (``.metadata``) or "safetensors" (``HuggingFaceStorageWriter``).
+    (``.metadata``) or "safetensors" (``HuggingFaceStorageWriter``). `globals` are the (module, name) pairs the pickle names.
     """
 
     tensors: Mapping[str, DcpTensor] = field(default_factory=dict)
@@ -71,6 +71,7 @@ class DcpMetadata:
     save_id: str | None = None
     checkpoint_id: str | None = None
     form: Literal["pickle", "safetensors"] = "pickle"
+    globals: tuple[tuple[str, str], ...] = ()
     faults: tuple[Fault, ...] = ()
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ckpt_inspect.artifacts.fsdp import DcpDirectory
 from ckpt_inspect.errors import CkptInspectError
-from ckpt_inspect.formats.dcp_metadata import item_tensor
+from ckpt_inspect.formats.dcp_items import item_tensor
 from ckpt_inspect.formats.dcp_types import DcpTensor
 from ckpt_inspect.formats.dtypes import BY_NAME
 from ckpt_inspect.formats.fault import Fault

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ckpt_inspect.errors import CkptInspectError
-from ckpt_inspect.formats.dcp_metadata import item_tensor
+from ckpt_inspect.formats.dcp_items import item_tensor
 from ckpt_inspect.formats.dcp_types import DcpChunk
 from ckpt_inspect.progress import NullProgress, Progress
 from ckpt_inspect.storage import LocalFile

@@ -13,6 +13,7 @@ from builders.torch_files import tensor, zip_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ckpt_inspect.formats.dcp_items import item_tensor
 from ckpt_inspect.formats.dcp_metadata import (
     DcpBytes,
     DcpChunk,
@@ -20,7 +21,6 @@ from ckpt_inspect.formats.dcp_metadata import (
     DcpTensor,
     check_files,
     check_tiling,
-    item_tensor,
     merge_metadata,
     read_dcp_metadata,
     read_dcp_safetensors,

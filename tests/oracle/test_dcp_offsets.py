@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ckpt_inspect.artifacts.fsdp import read_dcp_directory, read_fsdp
-from ckpt_inspect.formats.dcp_metadata import item_tensor
+from ckpt_inspect.formats.dcp_items import item_tensor
 from ckpt_inspect.formats.dtypes import BY_NAME
 from ckpt_inspect.storage import LocalTree
 
