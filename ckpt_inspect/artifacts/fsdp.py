@@ -14,8 +14,11 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 from ckpt_inspect.errors import UnreadableError
+from ckpt_inspect.formats.dcp_items import ItemReader, mismatch
 from ckpt_inspect.formats.dcp_metadata import (
+    DcpChunk,
     DcpMetadata,
+    DcpTensor,
     check_files,
     merge_metadata,
     read_dcp_metadata,
@@ -23,7 +26,9 @@ from ckpt_inspect.formats.dcp_metadata import (
 )
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.formats.fault_log import FaultLog
+from ckpt_inspect.formats.json_document import read_json
 from ckpt_inspect.formats.safetensors_header import read_safetensors_header
+from ckpt_inspect.printable import printable
 from ckpt_inspect.storage import Entry, LocalTree
 
 Kind: TypeAlias = Literal["sharded", "full", "local", "dcp", "dcp-safetensors"]
@@ -122,6 +127,29 @@ class DcpDirectory:
                 for file in self.files:
                     if self.relative(file.path) not in used and file.size:
                         log.add("dcp-file-unused", "a shard file the metadata do not name", place=file.path)
+        return log.sealed()
+
+    @cached_property
+    def item_faults(self) -> tuple[Fault, ...]:
+        """Chunks whose place holds something else, one a file; reads the header of every item."""
+        log = FaultLog()
+        metadata = self.metadata
+        by_file: dict[str, list[tuple[str, DcpTensor, DcpChunk]]] = {}
+        for name, tensor in metadata.tensors.items() if metadata is not None else ():
+            for chunk in tensor.chunks:
+                if chunk.numel and chunk.form == "torch" and not chunk.transforms:
+                    by_file.setdefault(chunk.file, []).append((name, tensor, chunk))
+        reader = ItemReader()
+        for file in self.files:
+            with self.tree.open(file.path) as source:
+                for name, tensor, chunk in by_file.get(self.relative(file.path), ()):
+                    if chunk.offset + chunk.length > source.size:
+                        break  # `faults` says so
+                    wrong = mismatch(reader.read(source, chunk, tensor.dtype), source, tensor, chunk)
+                    if wrong is not None:
+                        message = f"what .metadata calls {printable(name)} at byte {chunk.offset} {wrong}"
+                        log.add("dcp-item-other", message, offset=chunk.offset, place=file.path)
+                        break
         return log.sealed()
 
     def relative(self, path: str) -> str:
@@ -263,8 +291,16 @@ def read_dcp_directory(tree: LocalTree, path: str, entries: list[Entry] | None =
         files=tuple(shards),
         metadata_files=tuple(prefix + name for name in metadata),
         temporary=tuple(prefix + name for name in temporary),
-        megatron="common.pt" in names or "metadata.json" in names,
+        megatron="common.pt" in names or _is_megatron(tree, prefix, names),
     )
+
+
+def _is_megatron(tree: LocalTree, prefix: str, names: Mapping[str, Entry]) -> bool:
+    """Whether ``metadata.json`` states the backend, as Megatron-Core ``dist_checkpointing/core.py`` writes it."""
+    if "metadata.json" not in names:
+        return False
+    with tree.open(f"{prefix}metadata.json") as file:
+        return "sharded_backend" in read_json(file, want_object=True).mapping
 
 
 def _of_directories(directories: tuple[DcpDirectory, ...], optimizer: tuple[ShardFile, ...]) -> FsdpState:

@@ -25,7 +25,7 @@ from ckpt_inspect.consolidate.plan import Plan, PlannedTensor
 from ckpt_inspect.consolidate.problems import Problem, note, refuse, settle, warn
 from ckpt_inspect.consolidate.tiling import Box, TilingError, tile
 from ckpt_inspect.errors import UnreadableError
-from ckpt_inspect.formats.dcp_items import ItemReader
+from ckpt_inspect.formats.dcp_items import ItemReader, mismatch
 from ckpt_inspect.formats.dcp_types import DcpChunk, DcpMetadata, DcpTensor
 from ckpt_inspect.printable import printable
 from ckpt_inspect.storage import ByteSource
@@ -218,15 +218,10 @@ def _box(reader: ItemReader, file: ByteSource, source: int, tensor: DcpTensor, c
             raise AddressError(f"has {chunk.length} bytes for {chunk.numel} elements")
         return Box(chunk.offsets, chunk.sizes, source, chunk.offset, packed[: len(chunk.sizes)])
     found = reader.read(file, chunk, tensor.dtype)
-    if found is None:
-        zeros = not file.read_at(chunk.offset, min(chunk.length, 4096)).strip(b"\0")
-        what = "is full of zeros: the file has a hole" if zeros else "is no saved tensor: the file is of another save"
-        raise AddressError(what)
+    wrong = mismatch(found, file, tensor, chunk)
+    if found is None or wrong is not None:
+        raise AddressError(wrong or "is no saved tensor")
     item = found.tensor
-    if item.shape != chunk.sizes or item.dtype != tensor.dtype:
-        raise AddressError(
-            f"is {item.dtype} {list(item.shape)}, not {tensor.dtype} {list(chunk.sizes)}: the file is of another save"
-        )
     try:
         check(item, file.size)
     except AddressError as error:

@@ -71,7 +71,7 @@ def _model_part(paths: Mapping[str, _Path]) -> tuple[dict[str, _Path], dict[str,
         only = next(iter(heads)) if len(heads) == 1 else None
         if models:
             chosen = models[0]
-        elif only is not None and only in nested and not _OTHER_KEYS.fullmatch(only):
+        elif only is not None and only in nested and not _OTHER_KEYS.fullmatch(only) and _is_container(here):
             chosen = only
         else:
             break
@@ -87,6 +87,13 @@ def _model_part(paths: Mapping[str, _Path]) -> tuple[dict[str, _Path], dict[str,
     _count(others, away)
     gone = {name for names in away.values() for name in names}
     return {name: path for name, path in here.items() if name not in gone}, others
+
+
+def _is_container(paths: Mapping[str, _Path]) -> bool:
+    """Whether what one key holds is a flat state dict, or knows a model or an optimizer by its key."""
+    inner = {str(path[1]) for path in paths.values()}
+    flat = all(len(path) == 2 for path in paths.values())
+    return flat or bool(inner & _MODEL_KEYS) or any(_OTHER_KEYS.fullmatch(key) for key in inner)
 
 
 def _count(others: dict[str, int], heads: Mapping[str, Iterable[str]]) -> None:

@@ -39,7 +39,21 @@ class AdapterTensors:
 
 def is_peft_name(name: str) -> bool:
     """Whether a parameter belongs to an adapter: to its layers, to a module saved with it, or to its prompt."""
-    return adapter_of(name) is not None
+    return adapter_of(name) is not None or is_file_name(name)
+
+
+def is_file_name(name: str) -> bool:
+    """Whether an adapter's tensor already has its name in the file, without the adapter's: ``...q_proj.lora_A.weight``.
+
+    So accelerate's `save_fsdp_model` with `adapter_only` saves them (1.15 ``utils/fsdp_utils.py`` `_get_model_state_dict`).
+    """
+    parts = unwrapped(name).split(".")
+    if parts[-1] == "prompt_embeddings":
+        return True
+    layers = parts[:-1] if parts[-1] in ("weight", "bias") else parts
+    prefixes = (*_layer_prefixes(), "trainable_tokens_delta")
+    inside = len(layers) > 1 and layers[-2].startswith(prefixes)  # the last is an adapter's name, such as lora_b
+    return bool(layers) and layers[-1].startswith(prefixes) and not inside
 
 
 def adapter_of(name: str) -> str | None:
@@ -54,7 +68,7 @@ def adapter_of(name: str) -> str | None:
     parts = name.split(".")
     for index, part in enumerate(parts[:-1]):
         if part.startswith(_layer_prefixes()):
-            return parts[index + 1]
+            return parts[index + 1] if not is_file_name(name) else None
     return None
 
 
@@ -97,6 +111,9 @@ def adapter_tensors(tensors: Sequence[PlannedTensor], *, bias: str = "none") -> 
         tensors: what the checkpoint holds, with the names of the training-time model.
         bias: the adapter configuration's `bias`: "all" and "..._only" save biases of the base model too.
     """
+    if any(is_file_name(tensor.name) for tensor in tensors):
+        named = tuple(replace(tensor, name=unwrapped(tensor.name)) for tensor in tensors)
+        return AdapterTensors("default", named, 0, ())
     owners = {tensor.name: adapter_of(tensor.name) for tensor in tensors}
     counts = Counter(owner for owner in owners.values() if owner is not None)
     adapter = "default" if "default" in counts else min(counts, default="default")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 
-from ckpt_inspect.formats.dcp_types import DcpChunk
+from ckpt_inspect.formats.dcp_types import DcpChunk, DcpTensor
 from ckpt_inspect.formats.torch_archive import open_torch
 from ckpt_inspect.formats.torch_types import Tensor
 from ckpt_inspect.storage import ByteSource, SliceSource
@@ -17,6 +17,7 @@ from ckpt_inspect.storage import ByteSource, SliceSource
 _END = struct.Struct("<4s4H2LH")  # zip: end of central directory
 _ENTRY = struct.Struct("<4s6H3L3H")  # zip: the start of an entry of the central directory
 _ENTRY_SIZE, _CRC = 46, 16
+_ZEROS = 4096
 _MOST_BESIDE = 1 << 16  # bytes around the values that are kept for comparison
 
 
@@ -87,6 +88,20 @@ def item_tensor(source: ByteSource, chunk: DcpChunk) -> Tensor | None:
     """The tensor alone of one "torch" chunk; see :meth:`ItemReader.read`."""
     item = read_item(source, chunk)
     return item.tensor if item is not None else None
+
+
+def mismatch(item: DcpItem | None, source: ByteSource, tensor: DcpTensor, chunk: DcpChunk) -> str | None:
+    """Why what was read at the place of a chunk is not that chunk, as a clause about the place; None where it is."""
+    if item is None:
+        zeros = not source.read_at(chunk.offset, min(chunk.length, _ZEROS)).strip(b"\0")
+        return "is full of zeros: the file has a hole" if zeros else "is no saved tensor: the file is of another save"
+    found = item.tensor
+    if found.shape != chunk.sizes or found.dtype != tensor.dtype:
+        wanted = f"{tensor.dtype} {list(chunk.sizes)}"
+        return f"is {found.dtype} {list(found.shape)}, not {wanted}: the file is of another save"
+    if found.problem is not None or found.kind != "dense":
+        return f"cannot be read: {found.problem or f'it is a {found.kind} tensor'}"
+    return None
 
 
 def _frame(source: ByteSource, chunk: DcpChunk, item: DcpItem) -> _Frame | None:

@@ -119,7 +119,7 @@ def _of_fsdp(place: StateDirectory, fsdp: FsdpState) -> Iterator[tuple[str, Faul
     """Faults of each distributed checkpoint by its directory, then those of the whole."""
     told = set()
     for directory in fsdp.directories:
-        for fault in directory.faults:
+        for fault in (*directory.faults, *directory.item_faults):
             told.add(fault)
             path = _file_of(place, fault)
             yield path if path != place.path else directory.path, fault

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.pickles import Called, Instance, Name, dump
-from builders.torch_files import dtype_global, tensor, write_zip
+from builders.torch_files import dtype_global, tensor, view, write_zip
 from ckpt_inspect.formats.dtypes import BY_NAME
 
 MODULE = "torch.distributed.checkpoint.metadata"
@@ -19,12 +19,13 @@ FILESYSTEM = "torch.distributed.checkpoint.filesystem"
 
 @dataclass
 class Piece:
-    """The box of a tensor that `rank` saves; `data` None: zeros."""
+    """The box of a tensor that `rank` saves; `data` None: zeros. `stride` where the elements are not in row-major order."""
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
     rank: int = 0
     data: bytes | None = None
+    stride: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -66,6 +67,7 @@ def save_dcp(
     items: dict[str, Any] | None = None,
     *,
     metadata: bool = True,
+    byteorder: str = "little",
     **options: Any,
 ) -> Saved:
     """Write a checkpoint as `torch.distributed.checkpoint.save` does."""
@@ -75,9 +77,11 @@ def save_dcp(
     for name, whole in tensors.items():
         for piece in whole.pieces:
             value = tensor(whole.dtype, piece.sizes, piece.data)
-            saved.places[name, piece.offsets] = _append(files, piece.rank, value)
+            if piece.stride is not None:
+                value = view(value, piece.sizes, stride=piece.stride)
+            saved.places[name, piece.offsets] = _append(files, piece.rank, value, byteorder)
     for name, value in (items or {}).items():
-        saved.places[name, None] = _append(files, 0, value)
+        saved.places[name, None] = _append(files, 0, value, byteorder)
     for file, buffer in files.items():
         (directory / file).write_bytes(buffer.getvalue())
     if metadata:
@@ -85,11 +89,11 @@ def save_dcp(
     return saved
 
 
-def _append(files: dict[str, io.BytesIO], rank: int, value: Any) -> tuple[str, int, int]:
+def _append(files: dict[str, io.BytesIO], rank: int, value: Any, byteorder: str) -> tuple[str, int, int]:
     file = f"__{rank}_0.distcp"
     buffer = files.setdefault(file, io.BytesIO())
     start = buffer.seek(0, io.SEEK_END)
-    write_zip(buffer, value)
+    write_zip(buffer, value, byteorder=byteorder)
     return file, start, buffer.tell() - start
 
 
@@ -103,9 +107,10 @@ def metadata_pickle(
     protocol: int = 4,
     transforms: tuple[str, ...] = (),
     meta: bool = True,
+    paths: dict[str, tuple[str | int, ...]] | None = None,
     extra: dict[str, Any] | None = None,
 ) -> bytes:
-    """The ``.metadata`` of torch 2.3 and later; without `meta` that of older ones."""
+    """The ``.metadata`` of torch 2.3 and later; without `meta` that of older ones. `paths` are the planner's."""
 
     def described(whole: Whole) -> Instance:
         layout = Called(Name("torch.serialization", "_get_layout"), ("torch.strided",))
@@ -136,7 +141,7 @@ def metadata_pickle(
     state: dict[str, Any] = {
         "state_dict_metadata": {name: described(whole) for name, whole in tensors.items()}
         | {name: Instance(Name(module, "BytesStorageMetadata"), {}) for name in items},
-        "planner_data": {name: tuple(name.split(".")) for name in (*tensors, *items)},
+        "planner_data": paths or {name: tuple(name.split(".")) for name in (*tensors, *items)},
         "storage_data": placed,
     }
     if meta:

@@ -9,11 +9,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ckpt_inspect.consolidate.plan import Plan, PlannedTensor
+from ckpt_inspect.consolidate.plan import Interleave, Plan, PlannedTensor, Range
 
 _NUMPY = {
     "F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype("<i8"), "BOOL": np.dtype("?"),
+    "I64": np.dtype("<i8"), "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
 }  # fmt: skip
 
 
@@ -22,14 +22,21 @@ def array(plan: Plan, tensor: PlannedTensor) -> Any:
     kind = _NUMPY[tensor.source_dtype]
     parts = []
     for part in tensor.ranges:
-        with (Path(plan.root) / plan.sources[part.source].path).open("rb") as file:
-            file.seek(part.offset)
-            piece = file.read(part.length)
-        assert len(piece) == part.length
-        if part.swap:
-            piece = np.frombuffer(piece, dtype=f"<u{kind.itemsize}").byteswap().tobytes()
-        parts.append(piece)
+        if isinstance(part, Interleave):
+            columns = [_piece(plan, column, kind) for column in part.columns]
+            rows = [np.frombuffer(column, "u1").reshape(part.rows, -1) for column in columns]
+            parts.append(np.hstack(rows).tobytes())
+        else:
+            parts.append(_piece(plan, part, kind))
     return np.frombuffer(b"".join(parts), dtype=kind).reshape(tensor.shape).astype(_NUMPY[tensor.dtype])
+
+
+def _piece(plan: Plan, part: Range, kind: Any) -> bytes:
+    with (Path(plan.root) / plan.sources[part.source].path).open("rb") as file:
+        file.seek(part.offset)
+        piece = file.read(part.length)
+    assert len(piece) == part.length
+    return np.frombuffer(piece, dtype=f"<u{kind.itemsize}").byteswap().tobytes() if part.swap else piece
 
 
 def arrays(plan: Plan) -> dict[str, Any]:
