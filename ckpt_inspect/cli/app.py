@@ -91,7 +91,8 @@ def _root(
 ) -> None:
     """Tell the truth about the output directory of a fine-tuning run, without executing a byte of it.
 
-    Exit codes: 0 fine, 1 findings or a failed verification, 2 wrong usage, 3 the path cannot be read.
+    Exit codes: 0 fine, 1 findings or a failed verification, 2 wrong usage, 3 the path cannot be read,
+    70 a mistake of ckpt-inspect itself.
     """
 
 

@@ -11,8 +11,8 @@ from ckpt_inspect.cli.session import SESSION, complain, silence
 from ckpt_inspect.errors import CkptInspectError
 from ckpt_inspect.printable import printable
 
-EXIT_FINDINGS = 1
 EXIT_USAGE = 2
+EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h: nothing was decided, so it must not look like a finding
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _LINE = 2000
 
@@ -39,7 +39,7 @@ def exit_code_of(call: Callable[[], Any]) -> int:
     except MemoryError:
         _show_traceback()
         complain("ckpt-inspect: out of memory; name a smaller part of the run")
-        return EXIT_FINDINGS
+        return EXIT_INTERNAL
     except Exception as error:  # noqa: BLE001  # the last line of defence: a person gets one line, never a traceback
         # typer before 0.26 raises click's exceptions, later its own copies: both have `format_message`
         if hasattr(error, "format_message"):
@@ -47,10 +47,10 @@ def exit_code_of(call: Callable[[], Any]) -> int:
             return EXIT_USAGE
         _show_traceback()
         complain(
-            f"ckpt-inspect: internal error: {type(error).__name__}: {printable(error, 300)}; "
-            "run again with --debug and report it"
+            f"ckpt-inspect: internal error, nothing was decided: {type(error).__name__}: {printable(error, 300)}; "
+            "please report it with what the same command prints with --debug"
         )
-        return EXIT_FINDINGS
+        return EXIT_INTERNAL
     return result if isinstance(result, int) else 0
 
 

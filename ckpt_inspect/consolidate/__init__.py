@@ -5,22 +5,6 @@ The package is also the verb: ``ckpt_inspect.consolidate(path, output)`` calls :
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from ckpt_inspect.verb_package import is_a_verb
 
-if TYPE_CHECKING:
-    from ckpt_inspect.consolidate.api import ConsolidationResult
-
-
-class _Verb(ModuleType):
-    """A module that can be called, because the package and the public function have the same name."""
-
-    def __call__(self, *arguments: Any, **options: Any) -> ConsolidationResult:
-        """See :func:`ckpt_inspect.consolidate.api.consolidate`."""
-        from ckpt_inspect.consolidate.api import consolidate
-
-        return consolidate(*arguments, **options)
-
-
-sys.modules[__name__].__class__ = _Verb
+is_a_verb(__name__)

@@ -235,6 +235,11 @@ def verify_consolidation(
 ) -> Verification:
     """Check a finished output against its record, and against its shards where they are still there.
 
+    Args:
+        directory: an output of `consolidate`.
+        shards: compare with the shards too.
+        progress: told of bytes compared.
+
     Raises:
         NotAFormatError: the directory holds no `consolidation.json`.
         VerificationError: the record cannot be understood. What else is wrong is in `Verification.problems`.
@@ -253,11 +258,21 @@ def iter_tensors(
 ) -> Iterator[tuple[str, Any]]:
     """Every tensor of the checkpoint as (name, array), one at a time, without writing.
 
-    Arrays are numpy's; bfloat16 and float8 ones have the types of ml_dtypes. Tied names come last and share the array
-    of their owner's values anew. `dtype` None keeps the type the shards hold.
+    Arrays are numpy's; bfloat16 and float8 ones have the types of ml_dtypes. Tied names come last, each with an array
+    of its own.
+
+    Args:
+        path: a run (its newest complete checkpoint), a checkpoint, or a tag directory.
+        tag: the tag to use instead of the one `latest` names.
+        dtype: "float32", "bfloat16" or "float16"; None keeps the type the shards hold.
+        exclude_frozen: leave frozen parameters out.
+        only: shell patterns of tensor names; nothing else is read.
+        force: turn refusals that leave the bytes in doubt into warnings.
 
     Raises:
-        As :func:`plan_consolidation`.
+        ConsolidationError: the tensors cannot be put together; the subclass and the message say why.
+        UnreadableError: the path cannot be read.
+        UsageError: an argument is wrong, or numpy has no type for what the shards hold.
     """
     import numpy
 

@@ -8,9 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, Protocol
 
 Plain = None | bool | int | float | str | list[Any] | dict[str, Any]
+
+
+class Answer(Protocol):
+    """What the answers of all topics have in common; each has fields of its own besides."""
+
+    @property
+    def paragraph(self) -> str:
+        """The answer in words."""
+
+    @property
+    def arithmetic(self) -> tuple[str, ...]:
+        """The numbers it rests on, a line each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckpt_inspect.plot.series import series
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def plot_loss(
-    paths: str | Path | Sequence[str | Path],
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     metrics: Sequence[str] = (),
     x: str = "step",
@@ -32,7 +32,11 @@ def plot_loss(
         metrics: names as logged, wildcards allowed; by default the loss and the evaluation loss.
         x: "step", "epoch", "tokens" or "time".
         smoothing: "ema" (debiased, window chosen by length), "llamafactory", "none", or a window in points.
-        size: inches.
+        title: of the figure; by default the names of the runs.
+        size: width and height in inches.
+        dpi: dots per inch.
+        dark: light lines on a dark background.
+        log_scale: logarithmic values.
 
     Raises:
         UsageError: no such metric, axis or smoothing.
@@ -40,6 +44,6 @@ def plot_loss(
     """
     from ckpt_inspect.plot.image import Style, figure
 
-    several = [paths] if isinstance(paths, str | Path) else list(paths)
+    several = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     style = Style(size, dpi, dark, log_scale, title, parse_smoothing(smoothing))
     return figure([series(path, metrics=metrics, x=x) for path in several], style)

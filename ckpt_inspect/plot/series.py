@@ -6,11 +6,11 @@ Sources: `log_history` of ``trainer_state.json`` (transformers), else ``trainer_
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect.errors import UsageError
@@ -98,10 +98,11 @@ class Curve:
         return next((series for series in self.series if series.metric == metric), None)
 
 
-def series(path: str | Path, *, metrics: Sequence[str] = (), x: str = "step") -> Curve:
+def series(path: str | os.PathLike[str], *, metrics: Sequence[str] = (), x: str = "step") -> Curve:
     """The numbers of the run at `path`.
 
     Args:
+        path: a run or checkpoint, or the log itself.
         metrics: names as logged, wildcards allowed; by default the loss and the evaluation loss.
         x: "step", "epoch", "tokens" or "time" (seconds).
 

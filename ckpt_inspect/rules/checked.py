@@ -28,6 +28,13 @@ class CheckedRun:
         """Findings by severity."""
         return Summary.of(self.findings)
 
+    def fails(self, *, failing: Severity = "error") -> bool:
+        """Whether a finding is at or above `failing`, or an expectation was missed."""
+        levels = SEVERITIES[: SEVERITIES.index(failing) + 1]
+        return any(finding.severity in levels for finding in self.findings) or any(
+            not outcome.met for outcome in self.outcomes
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
@@ -44,10 +51,7 @@ class CheckReport:
         """0 when nothing is at or above `failing`; 1 for a finding or a missed expectation; 3 when a path is unreadable."""
         if any(run.unreadable for run in self.runs):
             return 3
-        levels = SEVERITIES[: SEVERITIES.index(failing) + 1]
-        failed = any(finding.severity in levels for run in self.runs for finding in run.findings)
-        missed = any(not outcome.met for run in self.runs for outcome in run.outcomes)
-        return 1 if failed or missed else 0
+        return 1 if any(run.fails(failing=failing) for run in self.runs) else 0
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:

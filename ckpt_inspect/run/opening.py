@@ -96,6 +96,9 @@ class Run(StateDirectory):
     empty_directories: tuple[str, ...] = ()
     roles: frozenset[str] = frozenset()
 
+    def __fspath__(self) -> str:
+        return str(self.target)
+
     @property
     def states(self) -> tuple[StateDirectory, ...]:
         """The root and every checkpoint, each directory once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,7 +40,7 @@ class fact(Generic[T]):  # noqa: N801  # used as a decorator, like property
 
 @dataclass(eq=False)
 class StateFiles:
-    """The files of a directory that holds one state.
+    """The files of a directory that holds one state; wherever a path is asked for, it can be given itself.
 
     Attributes:
         tree: the whole listing it belongs to.
@@ -59,6 +60,9 @@ class StateFiles:
     adapters: Mapping[str, str] = field(default_factory=dict)
     memo: dict[str, Any] = field(default_factory=dict, repr=False)
     read_faults: list[tuple[str, Fault]] = field(default_factory=list, repr=False)
+
+    def __fspath__(self) -> str:
+        return os.path.join(self.tree.root, self.path) if self.path else str(self.tree.root)
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 :func:`scan_path` answers for a file or a directory. Verdicts are ordered ``clean < known < unknown < suspicious <
 dangerous``; a file is never called clean when its coverage is not complete.
+The package is also the verb: ``ckpt_inspect.scan(path)`` calls :func:`ckpt_inspect.api.scan`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from ckpt_inspect.scan.verdicts import (
     rank,
     worse,
 )
+from ckpt_inspect.verb_package import is_a_verb
+
+is_a_verb(__name__)
 
 __all__ = [
     "DEFAULT_LIMITS",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ckpt_inspect.cli.app import main
 from ckpt_inspect.cli.verbs import VERBS
 
 HEAVY = (
@@ -244,3 +245,31 @@ def test_args_diff_shows_only_what_differs(fixtures: Path) -> None:
 def test_completion_is_offered() -> None:
     done = call("show", "--he", _CKPT_INSPECT_COMPLETE="complete_bash", COMP_WORDS="ckpt-inspect sh", COMP_CWORD="1")
     assert done.stdout.split() == ["show"]
+
+
+def test_a_mistake_of_ours_does_not_look_like_a_finding(
+    fixtures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("ckpt_inspect.report.show_document.show_document", broken)
+    assert main(["show", str(fixtures / "resumed")]) == 70
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "ckpt-inspect: internal error, nothing was decided: ZeroDivisionError: division by zero; "
+        "please report it with what the same command prints with --debug"
+    )
+    assert main(["show", "--debug", str(fixtures / "resumed")]) == 70
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_running_out_of_memory_does_not_look_like_a_finding(
+    fixtures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def hungry(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("ckpt_inspect.report.show_document.show_document", hungry)
+    assert main(["show", str(fixtures / "resumed")]) == 70
+    assert "out of memory" in capsys.readouterr().err
