@@ -33,7 +33,8 @@ def sentences(
                 f"max_steps is {state.max_steps}: rows, batch size, accumulation or processes changed since it was planned."
             )
     if rows is not None:
-        unit = "packed sequences" if records.packed else "rows"
+        unit = "packed sequence" if records.packed else "row"
+        unit += "" if rows.high == 1 else "s"
         size = str(rows.low) if rows.low == rows.high else f"between {rows.low} and {rows.high}"
         found.append(f"The training data had {size} {unit}.")
     elif records.repeats_prompts:

@@ -149,8 +149,10 @@ class TailBounds:
         return math.isfinite(mean) and self.low <= mean <= self.high
 
     def widened(self, slack: float) -> TailBounds:
-        """The bounds with `slack` (loss units) added on both sides, for rounding."""
-        return TailBounds(self.low - slack, self.high + slack, self.near_low - slack, self.near_high + slack)
+        """The bounds with `slack` (loss units) added on both sides, for rounding; a loss that is never negative stays so."""
+        floor = -math.inf if self.low < 0 else 0.0
+        low, near = max(floor, self.low - slack), max(floor, self.near_low - slack)
+        return TailBounds(low, self.high + slack, near, self.near_high + slack)
 
     def is_near(self, mean: float) -> bool:
         """Whether it lies where the last entries make it likely."""

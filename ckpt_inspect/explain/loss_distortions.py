@@ -92,18 +92,21 @@ def _masked_nan(facts: DistortionFacts) -> Distortion | None:
     if not masked:
         return None
     left = [part for part in facts.windows if part not in masked]
-    steps = sum(part.steps for part in left)
-    clean = sum(part.sum for part in left) / steps if steps else None
-    share = "" if clean is None else f" Over the {counted(steps, 'step')} without it the loss averaged {short(clean)}."
-    return Distortion(
-        "masked_nan",
-        tuple(part.end for part in masked),
-        0.0,
-        f"The loss is NaN from about step {masked[0].start + 1} on: logging_nan_inf_filter (on by default) writes such "
-        f"windows as 0.0, so {counted(len(masked), 'log entry', 'log entries')} pull the average down.{share} "
-        "The weights took the NaN gradients; use a checkpoint from before.",
-        "transformers trainer.py:_inner_training_loop, logging_nan_inf_filter (PR 13619)",
-    )
+    source = "transformers trainer.py:_inner_training_loop, logging_nan_inf_filter (PR 13619)"
+    if left:
+        statement = (
+            f"The loss is NaN from about step {masked[0].start + 1} on: {_FILTER}, so "
+            f"{counted(len(masked), 'log entry', 'log entries')} pull the average down. Over the "
+            f"{counted(sum(part.steps for part in left), 'step')} without it the loss averaged "
+            f"{short(without_masked(facts.windows, masked))}. The weights took the NaN gradients; use a checkpoint from "
+            "before."
+        )
+    else:
+        statement = f"The loss is NaN from the first step on: {_FILTER}. The weights took the NaN gradients."
+    return Distortion("masked_nan", tuple(part.end for part in masked), 0.0, statement, source)
+
+
+_FILTER = "logging_nan_inf_filter (on by default) writes such windows as 0.0"
 
 
 def _rows(name: str, version: VersionEvidence | None) -> Iterator[Mapping[str, Any]]:

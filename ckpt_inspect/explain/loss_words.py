@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ckpt_inspect.explain.loss_arithmetic import LossPoint, LossWindow
+from ckpt_inspect.explain.loss_trend import FLAT, Ends, ends_of, trend_of
 from ckpt_inspect.explain.numbers import apart, counted, listed, percent, short
 
 if TYPE_CHECKING:
     from ckpt_inspect.explain.loss_terms import Reconciliation
 
-FLAT = 0.01  # a change of the mean between the last two quarters below this counts as none
+ALIKE = 0.002  # average and final loss closer than this share are told as equal
 
 
 def course_sentence(points: Sequence[LossPoint], masked: Sequence[int] = ()) -> str:
@@ -20,6 +21,8 @@ def course_sentence(points: Sequence[LossPoint], masked: Sequence[int] = ()) -> 
     if not points:
         return "No training loss was logged."
     points = [point for point in points if point.step not in masked]
+    if not points:
+        return "Every training loss was NaN and is logged as 0.0."
     finite = [point for point in points if math.isfinite(point.value)]
     if not finite:
         return "Every logged training loss is NaN or infinite."
@@ -40,30 +43,19 @@ def course_sentence(points: Sequence[LossPoint], masked: Sequence[int] = ()) -> 
 
 def trend_sentence(windows: Sequence[LossWindow]) -> str:
     """Whether the run had flattened at its end: its last quarter against the quarter before."""
-    finite = [part for part in windows if math.isfinite(part.loss)]
-    if len(finite) < 4:
+    trend = trend_of(windows)
+    if trend is None:
         return ""
-    end, start = finite[-1].end, finite[0].start
-    length = (end - start) / 4
-    before, last = _mean(finite, end - 2 * length, end - length), _mean(finite, end - length, end)
-    if before is None or last is None or before == 0:
-        return ""
-    change = (last - before) / abs(before)
-    one, two = apart(last, before, 4)
-    if abs(change) < FLAT:
-        return f"The run had flattened: its last quarter averaged {one}, the quarter before {two}."
-    word = "still falling" if change < 0 else "rising"
-    return f"The run had not flattened but was {word}: its last quarter averaged {one}, the quarter before {two}."
-
-
-def _mean(windows: Sequence[LossWindow], low: float, high: float) -> float | None:
-    weight = value = 0.0
-    for part in windows:
-        share = min(part.end, high) - max(part.start, low)
-        if share > 0:
-            weight += share
-            value += share * part.loss
-    return value / weight if weight else None
+    last, before = apart(trend.last, trend.before, 4)
+    quarters = f"its last quarter averaged {last}, the quarter before {before}"
+    if trend.movement == "flattened":
+        return f"The run had flattened: {quarters}, the first one {short(trend.first)}."
+    if trend.movement == "unmoved":
+        return f"The loss hardly moved: {quarters}, the first one {short(trend.first)}."
+    if trend.movement == "unclear":
+        return f"How the loss moved at the end is lost in the scatter of the log: {quarters}."
+    word = "still falling" if trend.movement == "falling" else "rising"
+    return f"The run had not flattened but was {word}: {quarters}."
 
 
 def average_sentences(found: Reconciliation, reported: float, end: int | None) -> list[str]:
@@ -73,6 +65,8 @@ def average_sentences(found: Reconciliation, reported: float, end: int | None) -
     if found.verdict == "average_of_all_steps":
         if not math.isfinite(reported):
             return [f"train_loss is {value} because logged losses are: one such value spoils the whole sum."]
+        if end == 1:
+            return [f"train_loss {value} is the loss of its only step."]
         return [f"train_loss {value} is the mean over all {steps}{_last_words(found)}."]
     if found.verdict == "average_with_unlogged_tail" and found.tail is not None:
         return [
@@ -154,19 +148,41 @@ def difference_sentence(found: Reconciliation, reported: float, *, masked: bool)
     ):
         return ""
     gap = (reported - last.loss) / abs(last.loss)
-    if abs(gap) < 0.002:
-        return "Average and final loss agree because the curve is flat."
+    if len(found.windows) == 1 and abs(gap) < ALIKE:
+        return ""
+    if abs(gap) < ALIKE:
+        flat = all(abs(part.loss - reported) < FLAT * abs(reported) for part in found.windows)
+        return f"Average and final loss agree{' because the curve is flat' if flat else ''}."
+    ends = ends_of(found.windows)
     if gap > 0:
-        return (
-            f"The average lies {percent(gap)} above the final loss because it counts the higher losses of the "
-            f"beginning (from {short(first.loss)})."
-        )
+        high = max(found.windows, key=lambda part: part.loss)
+        return f"The average {_above(gap)} the final loss{_why_above(ends, reported, first, high)}."
     if masked:
         return ""
+    text = f"The average is {percent(-gap)} LOWER than the final loss"
+    if ends.last - reported <= ends.doubt:
+        return f"{text}{_scattered(ends)}."
     lowest = min(found.windows, key=lambda part: part.loss)
     if lowest is last or lowest.loss >= last.loss:
-        return f"The average is {percent(-gap)} LOWER than the final loss."
+        return f"{text}."
     return (
-        f"The average is {percent(-gap)} LOWER than the final loss: the loss rose after its lowest entry "
-        f"({short(lowest.loss)} at step {lowest.end}), so the end of the run is worse than its average."
+        f"{text}: the loss rose after its lowest entry ({short(lowest.loss)} at step {lowest.end}), so the end of the run is "
+        "worse than its average."
     )
+
+
+def _above(gap: float) -> str:
+    return f"lies {percent(gap)} above" if gap < 1 else f"is {short(1 + gap, 2)} times"
+
+
+def _why_above(ends: Ends, reported: float, first: LossWindow, high: LossWindow) -> str:
+    if ends.last > reported - ends.doubt:
+        return _scattered(ends)
+    if ends.first <= reported:
+        return f" because it counts the higher losses before (up to {short(high.loss)} at step {high.end})"
+    start = f"from {short(first.loss)}" if first.loss > reported else f"its first quarter averaged {short(ends.first)}"
+    return f" because it counts the higher losses of the beginning ({start})"
+
+
+def _scattered(ends: Ends) -> str:
+    return f", a single entry of a log that scatters: the last quarter averaged {short(ends.last)}"

@@ -268,3 +268,57 @@ def test_nan_is_a_string_in_json(tmp_path: Path) -> None:
 def test_a_directory_without_losses_has_no_answer(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing here")
     assert explain_loss(open_run(tmp_path)) is None
+
+
+SCATTERED = [0.24, 0.39, 0.31, 0.13, 0.02, 0.06, 1.36, 1.7, 0.2, 2.1, 0.3, 1.1, 0.1, 0.9, 0.01, 1.6, 0.4, 1.2, 1.3, 0.1]
+
+
+def test_a_low_last_entry_of_a_scattered_log_is_not_laid_to_higher_losses_of_the_beginning(tmp_path: Path) -> None:
+    call = train_call(SCATTERED)
+    write_state(tmp_path, [*train_entries(call.entries), summary(20, call.train_loss)])
+    found = explained(tmp_path).paragraph
+    assert "beginning" not in found
+    assert (
+        "is 6.8 times the final loss, a single entry of a log that scatters: the last quarter averaged 0.9200." in found
+    )
+    assert "How the loss moved at the end is lost in the scatter of the log" in found
+
+
+def test_a_high_last_entry_of_a_scattered_log_does_not_make_the_end_worse(tmp_path: Path) -> None:
+    call = train_call([*SCATTERED[:-1], 2.5])
+    write_state(tmp_path, [*train_entries(call.entries), summary(20, call.train_loss)])
+    found = explained(tmp_path).paragraph
+    assert "LOWER than the final loss, a single entry of a log that scatters" in found
+    assert "worse" not in found
+
+
+def test_a_run_that_fell_evenly_and_slowly_had_not_flattened(tmp_path: Path) -> None:
+    call = train_call([4.15 - 0.0012 * step for step in range(40)])
+    write_state(tmp_path, [*train_entries(call.entries), summary(40, call.train_loss)])
+    assert "had not flattened but was still falling" in explained(tmp_path).paragraph
+
+
+def test_a_run_of_one_step_has_no_curve(tmp_path: Path) -> None:
+    write_state(tmp_path, [*train_entries([(1, 2.5)]), summary(1, 2.5)])
+    assert (
+        explained(tmp_path).paragraph
+        == "One training loss was logged: 2.500 at step 1. train_loss 2.500 is the loss of its only step."
+    )
+
+
+def test_a_run_that_was_nan_from_the_start_has_no_checkpoint_before_it(tmp_path: Path) -> None:
+    entries = train_entries([(step, 0.0) for step in range(1, 9)], grad_norm=math.nan)
+    write_state(tmp_path, [*entries, summary(8, 0.0)])
+    found = explained(tmp_path).paragraph
+    assert "NaN from the first step on" in found
+    assert "from before" not in found
+
+
+def test_the_range_of_an_unlogged_tail_is_not_widened_below_zero(tmp_path: Path) -> None:
+    losses = [2.0, 0.001, 3.0, 0.002, 2.5, 0.001, 1.0]
+    call = train_call(losses, every=2)
+    write_state(tmp_path, [*train_entries(call.entries), summary(7, call.train_loss)])
+    found = explained(tmp_path).average
+    assert found is not None
+    assert found.tail is not None
+    assert found.tail.low >= 0
