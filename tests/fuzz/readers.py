@@ -8,7 +8,6 @@ from ``tests/`` runs one target and prints counts.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import random
 import struct
@@ -30,6 +29,7 @@ from ckpt_inspect.formats.zip_directory import read_zip_directory
 from ckpt_inspect.scan.collector import Collector, ScanLimits
 from ckpt_inspect.scan.examine import Examiner
 from ckpt_inspect.storage import BytesSource
+from fuzz.mutations import MUTATIONS
 
 SLOW = 2.0
 CORPUS = Path(__file__).resolve().parent / "corpus"
@@ -62,17 +62,19 @@ def read_torch(data: bytes) -> None:
 
 
 def read_safetensors(data: bytes) -> None:
-    """The header; what the library rejects must have a fault that the library does not tolerate."""
+    """The header; it has a fault that the library does not tolerate exactly where the library rejects the file."""
     from safetensors import SafetensorError, deserialize
 
     header = read_safetensors_header(BytesSource(data))
     refused = [fault.kind for fault in header.faults if fault.kind not in TOLERATED]
-    if refused:
-        return
     try:
         deserialize(data)
     except SafetensorError as error:
-        raise DisagreementError(f"accepted, and the library says {error}") from None
+        if not refused:
+            raise DisagreementError(f"accepted, and the library says {error}") from None
+    else:
+        if refused:
+            raise DisagreementError(f"the library reads it, and we find {refused}")
 
 
 def read_json_text(data: bytes) -> None:
@@ -123,14 +125,15 @@ def seeds(target: str) -> list[bytes]:
             found += [sample.data for sample in hostile.misused()]
             found += [b"{% for m in messages %}{{ m['role'] ~ m.content }}{% endfor %}{{ 'a' * 3 }}", _safetensors()]
         else:
-            found += [_torch_zip(True), _torch_zip(False)]
+            found += 3 * _torch_files()  # against the many containers that are no torch file
             found = [data for data in found if data[:2] == b"PK" or target == "torch"]
         return kept + [data for data in found if len(data) < 4096]
     if target == "safetensors":
-        return [*kept, _safetensors(), _safetensors(empty=True), _safetensors(metadata=True)]
+        return [*kept, _safetensors(), _safetensors(empty=True), _safetensors(metadata=True), _all_dtypes()]
     if target == "index":
         shards = {"a.weight": "model-00001-of-00002.safetensors", "b.weight": "sub/model-00002-of-00002.safetensors"}
-        return [*kept, json.dumps({"metadata": {"total_size": 8}, "weight_map": shards}, indent=1).encode()]
+        whole = {"metadata": {"total_size": 8, "total_parameters": 4.0, "x": [1, {}]}, "weight_map": shards}
+        return [*kept, json.dumps(whole, indent=1).encode(), json.dumps({"weight_map": {}, "metadata": {}}).encode()]
     document = {"log_history": [{"loss": 1.5, "step": 1}, {"x": None, "y": [True, "é\U0001f600", -2e-5]}], "é": {}}
     return [
         *kept,
@@ -151,46 +154,37 @@ def _safetensors(*, empty: bool = False, metadata: bool = False) -> bytes:
     return struct.pack("<Q", len(raw)) + raw + bytes(0 if empty else 22)
 
 
-def _torch_zip(aligned: bool) -> bytes:
-    from builders.torch_files import tensor, write_zip
+def _all_dtypes() -> bytes:
+    header: dict[str, object] = {}
+    end = 0
+    for name, bits in {"F64": 64, "I32": 32, "F8_E4M3": 8, "F4": 4, "BOOL": 8, "F6_E2M3": 6}.items():
+        begin, end = end, end + bits
+        header[name.lower()] = {"dtype": name, "shape": [2, 4], "data_offsets": [begin, end]}
+    header["none"] = {"dtype": "I8", "shape": [0], "data_offsets": [end, end]}
+    header["one"] = {"dtype": "U8", "shape": [], "data_offsets": [end, end + 1]}
+    raw = json.dumps(header).encode()
+    return struct.pack("<Q", len(raw)) + raw + bytes(end + 1)
 
-    buffer = io.BytesIO()
-    write_zip(
-        buffer,
-        {"w": tensor("F32", (2, 3), bytes(24)), "v": tensor("BF16", (4,), bytes(8))},
-        era="2.13" if aligned else "1.13",
-    )
-    return buffer.getvalue()
 
+def _torch_files() -> list[bytes]:
+    """Tensors in every arrangement: dtypes, views, parameters, both containers."""
+    from builders.torch_files import legacy_bytes, parameter, tensor, view, zip_bytes
 
-def mutate(rng: random.Random, pool: list[bytes]) -> bytes:
-    """A few edits, to bytes, numbers, runs, and between seeds."""
-    data = bytearray(rng.choice(pool))
-    for _ in range(rng.randrange(1, 6)):
-        if not data:
-            break
-        kind, at = rng.randrange(8), rng.randrange(len(data))
-        if kind == 0:
-            data[at] = rng.randrange(256)
-        elif kind == 1:
-            data[at] ^= 1 << rng.randrange(8)
-        elif kind == 2:
-            del data[at : at + rng.randrange(1, 24)]
-        elif kind == 3:
-            data[at:at] = data[at : at + rng.randrange(1, 48)]
-        elif kind == 4:
-            data[at : at + 4] = rng.choice((b"\xff\xff\xff\xff", bytes(4), b"\x00\x00\x00\x80", b"\xff\xff\xff\x7f"))
-        elif kind == 5:
-            other = rng.choice(pool)
-            start = rng.randrange(len(other) + 1)
-            data[at:at] = other[start : start + rng.randrange(1, 64)]
-        elif kind == 6:
-            data[at:at] = rng.choice(
-                (b"\\", b'"', b"{", b"}", b"[", b"]", b"..", b"/", b"\x00", b"1e9", b"-", b"PK\x01\x02", b"PK\x05\x06")
-            )
-        else:
-            del data[at:]
-    return bytes(data[:8192])
+    square = tensor("F32", (2, 3), bytes(24))
+    values: list[dict[str, object]] = [
+        {"w": square, "v": tensor("BF16", (4,), bytes(8))},
+        {"w": square, "tied": view(square, (3,), offset=3), "p": parameter(tensor("F16", (2,), bytes(4)))},
+        {
+            "state": {0: {"step": tensor("F32", (), bytes(4)), "exp_avg": square}},
+            "param_groups": [{"lr": 1e-4, "params": [0]}],
+        },
+        {"empty": tensor("I64", (0, 2), b""), "flag": tensor("BOOL", (3,), bytes(3))},
+    ]
+    return [
+        made
+        for value in values
+        for made in (zip_bytes(value, era="2.13"), zip_bytes(value, era="1.13"), legacy_bytes(value))
+    ]
 
 
 @dataclass
@@ -214,7 +208,7 @@ def run(target: str, count: int, seed: int, *, log: bool = False) -> Tally:
     """Read `count` mutated inputs."""
     rng = random.Random(seed)
     pool = seeds(target)
-    reader = READERS[target]
+    reader, mutate = READERS[target], MUTATIONS[target]
     tally = Tally(target)
     told = time.monotonic()
     for data in (*pool, *(mutate(rng, pool) for _ in range(count))):
@@ -241,8 +235,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    begun = time.monotonic()
     tally = run(options.target, options.count, options.seed, log=True)
-    print(tally)
+    print(f"seed {options.seed}, {time.monotonic() - begun:.0f} s: {tally}")
     for failure in tally.failures[:10] + tally.slow[:10]:
         print(failure[:3000])
     return 1 if tally.failures or tally.slow else 0

@@ -13,7 +13,10 @@ import time
 
 import pytest
 
+from ckpt_inspect.formats import pickle_rare
 from ckpt_inspect.formats.pickle_machine import run_pickle
+from ckpt_inspect.formats.pickle_nodes import Node
+from ckpt_inspect.formats.pickle_state import Machine
 from ckpt_inspect.scan import rank, scan_source
 from ckpt_inspect.storage import BytesSource
 from fuzz import differential
@@ -60,6 +63,35 @@ def test_the_judge_notices_a_name_that_we_would_miss(child: differential.Child) 
     (answers,) = child.ask([stream])
     differential.compare(stream, program, answers, tally)
     assert len(tally.unnamed) == 2
+
+
+def test_a_machine_that_ignores_an_opcode_is_caught(child: differential.Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant on purpose: STACK_GLOBAL leaves a value and names nothing."""
+
+    def names_nothing(m: Machine, stack: list[Node], pos: int, here: int) -> int:
+        del stack[-2:]
+        stack.append(None)
+        return pos
+
+    monkeypatch.setitem(pickle_rare.RARE, 0x93, names_nothing)
+    assert differential.run(60, 1, streams=2000).unnamed
+    stream = b"\x80\x04\x8c\x05posix\x8c\x06system\x93."
+    tally = differential.Tally()
+    program = differential.read(stream, tally)
+    assert program is not None
+    differential.compare(stream, program, child.ask([stream])[0], tally)
+    assert tally.silent
+    assert not tally.clean
+
+
+def test_a_scan_that_allows_what_it_names_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lenient:
+        verdict = "clean"
+
+    monkeypatch.setattr(differential, "scan_source", lambda *args, **options: Lenient())
+    tally = differential.run(60, 1, streams=400)
+    assert tally.silent
+    assert tally.unnamed == []
 
 
 def test_a_stream_that_kills_the_judge_is_survived(child: differential.Child, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,9 @@ import struct
 import sys
 from typing import Any
 
-MEMORY = 160 << 20  # little, so that a stream that asks for gigabytes fails at once
+MEMORY = (
+    64 << 20
+)  # beyond what it has: little, so that a stream that asks for gigabytes, or a memo of as much, fails at once
 CPU_SECONDS = 3600
 
 
@@ -86,7 +88,9 @@ def judge(stream: bytes, *, peek: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with open("/proc/self/statm", encoding="ascii") as pages:
+        limit = int(pages.read().split()[0]) * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
