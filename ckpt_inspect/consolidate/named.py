@@ -55,7 +55,7 @@ def collect_named(
     if not exclude_frozen:
         _frozen(models, named, sources, target, partitioned=partitioned)
     known = {tensor.name for tensor in named.before} | set(trainable)
-    _aliases(first, named, known, partitioned=partitioned)
+    _aliases(first, named, known, partitioned=partitioned, exclude_frozen=exclude_frozen)
     lost = [
         name
         for name in first.module or ()
@@ -167,24 +167,33 @@ def _frozen_slices(
     return planned(name, shape, dtype, tuple(ranges), "frozen", target)
 
 
-def _aliases(model: ModelState, named: Named, known: Collection[str], *, partitioned: bool) -> None:
+def _aliases(
+    model: ModelState, named: Named, known: Collection[str], *, partitioned: bool, exclude_frozen: bool
+) -> None:
+    module: Mapping[str, Tensor] = model.module or {}
+    frozen = {name for name, _ in model.frozen_shapes or ()} | (set() if partitioned else set(module))
     for alias, owner in model.shared or ():
-        if owner in known and alias != owner:
-            named.aliases[alias] = owner
-        elif owner not in known:
+        if owner in known or (owner in frozen and not exclude_frozen):
+            if alias != owner:
+                named.aliases[alias] = owner
+        elif owner not in frozen:
             message = f"{printable(alias)} shares the values of {printable(owner)}, which is not in the checkpoint"
             named.problems.append(warn("Z41", message, file=model.path, tensor=alias))
-    if partitioned or model.module is None:
-        return
-    # Before 0.9.1, and under stage 0, only the module says what is shared: by the place in its storage. What the
-    # optimizer holds owns its place; among the rest the first in the order of the module does.
-    owners: dict[tuple[str, int, tuple[int, ...], tuple[int, ...]], str] = {}
-    module = [(name, tensor) for name, tensor in model.module.items() if tensor.nbytes and name not in named.aliases]
-    for name, tensor in sorted(module, key=lambda item: item[0] not in known):
-        place = (tensor.storage_key, tensor.storage_offset, tensor.shape, tensor.stride)
-        owner = owners.setdefault(place, name)
-        if owner != name and name not in known:
-            named.aliases[name] = owner
+    # Before 0.9.1, under stage 0, and where one parent holds a module twice (`named_children` passes the second over
+    # in `_get_shared_params`), only the module says what is shared: by the place in its storage. What the shards hold
+    # owns its place; among the rest the first in the order of the module does. Placeholders of stage 3 have no values
+    # but a storage per parameter: one that two parameters with values share tells nothing.
+    places: dict[tuple[str, int, tuple[int, ...], tuple[int, ...]], list[str]] = {}
+    for name, tensor in module.items():
+        if (tensor.nbytes or partitioned) and name not in named.aliases:
+            place = (tensor.storage_key, tensor.storage_offset, tensor.shape, tensor.stride)
+            places.setdefault(place, []).append(name)
+    for names in places.values():
+        owners = [name for name in names if name in known]
+        if not module[names[0]].nbytes and len(owners) != 1:
+            continue
+        owner = (owners or names)[0]
+        named.aliases.update({name: owner for name in names if name != owner and name not in known})
 
 
 def _from_module(

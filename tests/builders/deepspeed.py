@@ -409,7 +409,7 @@ def save_zero3(directory: Path, model: Model, job: Job) -> None:
             module[name] = spec(module_buffer(values, job), job)
         for alias, owner in model.ties.items():
             if owner in module:
-                module[alias] = tensor(job.dtype, (0,))
+                module[alias] = module[owner]
         frozen = OrderedDict(
             (p.name, spec(share_of(rounded(p.values, job.dtype), job, rank), job))
             for p in model.parameters

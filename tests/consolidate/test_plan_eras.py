@@ -111,12 +111,23 @@ def test_excess_no_padding_explains_is_refused(write: Write) -> None:
         plan_consolidation(made.directory)
 
 
-def test_ties_without_shared_params_are_seen_in_the_module_storage(write: Write) -> None:
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_ties_without_shared_params_are_seen_in_the_module_storage(write: Write, stage: int) -> None:
+    """A module that one ModuleList holds twice: `_get_shared_params` misses it, stage 3 has placeholders only."""
     model = small_model()
     model.ties["head.weight"] = "layers.0.weight"
-    made = write(world=2, model=model, drop=("shared_params",))
+    made = write(stage=stage, world=2, model=model, drop=("shared_params",))
     plan = assert_recovers(made)
     assert plan.aliases == {"head.weight": "layers.0.weight"}
+    assert not [warning for warning in plan.warnings if "head.weight" in warning]
+
+
+def test_an_alias_of_a_frozen_parameter_that_stage_one_keeps_in_the_module_is_no_loss(write: Write) -> None:
+    model = small_model()
+    model.ties["frozen.alias"] = "frozen.weight"
+    plan = assert_recovers(write(stage=1, world=2, model=model))
+    assert plan.aliases == {"frozen.alias": "frozen.weight"}
+    assert not any("Z41" in warning for warning in plan.warnings)
 
 
 def test_an_alias_of_an_excluded_frozen_owner_vanishes_with_it(write: Write) -> None:
@@ -128,6 +139,7 @@ def test_an_alias_of_an_excluded_frozen_owner_vanishes_with_it(write: Write) -> 
     whole = write(world=2, model=model)
     plan = plan_consolidation(whole.directory, exclude_frozen=True)
     assert not {"frozen.weight", "frozen.alias"} & {*arrays(plan)}
+    assert not any("Z41" in warning for warning in plan.warnings)
 
 
 def test_shared_parameters_come_from_rank_zero_alone(write: Write) -> None:
