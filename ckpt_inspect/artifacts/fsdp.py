@@ -28,7 +28,6 @@ from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.formats.fault_log import FaultLog
 from ckpt_inspect.formats.json_document import read_json
 from ckpt_inspect.formats.safetensors_header import read_safetensors_header
-from ckpt_inspect.printable import printable
 from ckpt_inspect.storage import Entry, LocalTree
 
 Kind: TypeAlias = Literal["sharded", "full", "local", "dcp", "dcp-safetensors"]
@@ -134,20 +133,20 @@ class DcpDirectory:
         """Chunks whose place holds something else, one a file; reads the header of every item."""
         log = FaultLog()
         metadata = self.metadata
-        by_file: dict[str, list[tuple[str, DcpTensor, DcpChunk]]] = {}
-        for name, tensor in metadata.tensors.items() if metadata is not None else ():
+        by_file: dict[str, list[tuple[DcpTensor, DcpChunk]]] = {}
+        for tensor in metadata.tensors.values() if metadata is not None else ():
             for chunk in tensor.chunks:
                 if chunk.numel and chunk.form == "torch" and not chunk.transforms:
-                    by_file.setdefault(chunk.file, []).append((name, tensor, chunk))
+                    by_file.setdefault(chunk.file, []).append((tensor, chunk))
         reader = ItemReader()
         for file in self.files:
             with self.tree.open(file.path) as source:
-                for name, tensor, chunk in by_file.get(self.relative(file.path), ()):
+                for tensor, chunk in by_file.get(self.relative(file.path), ()):
                     if chunk.offset + chunk.length > source.size:
                         break  # `faults` says so
                     wrong = mismatch(reader.read(source, chunk, tensor.dtype), source, tensor, chunk)
                     if wrong is not None:
-                        message = f"what .metadata calls {printable(name)} at byte {chunk.offset} {wrong}"
+                        message = f"the part at byte {chunk.offset} {wrong}"
                         log.add("dcp-item-other", message, offset=chunk.offset, place=file.path)
                         break
         return log.sealed()
