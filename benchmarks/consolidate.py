@@ -1,8 +1,9 @@
-"""How long `consolidate` takes beside `cp` of the same bytes and DeepSpeed's own `zero_to_fp32`: a Markdown table.
+"""How long `consolidate` takes beside `cp` of the same bytes and what a user would run instead: a Markdown table.
 
-Makes ZeRO-2 and ZeRO-3 checkpoints of 4 ranks in the true format (``tests/builders/zero_at_scale.py``), runs the
-competitors in turn and reports medians. `cp` returns when the bytes are in memory; ``cp, sync`` when they are on the
-device, which is what consolidate promises. The judge is a Python with deepspeed and safetensors::
+Makes ZeRO-2, ZeRO-3 and FSDP checkpoints of 4 ranks in the true format (``tests/builders/zero_at_scale.py``,
+``dcp_at_scale.py``), runs the competitors in turn and reports medians: DeepSpeed's own `zero_to_fp32`, and `accelerate
+merge-weights`. `cp` returns when the bytes are in memory; ``cp, sync`` when they are on the
+device, which is what consolidate promises. The judge is a Python with deepspeed, accelerate and safetensors::
 
     python benchmarks/consolidate.py --judge /path/to/judge/bin/python
 """
@@ -30,7 +31,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-BUILDER = Path(__file__).resolve().parent.parent / "tests" / "builders" / "zero_at_scale.py"
+BUILDERS = Path(__file__).resolve().parent.parent / "tests" / "builders"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of checkpoint: its title, the script and options that make it, and where its shards are."""
+
+    title: str
+    builder: str
+    options: tuple[str, ...]
+    shards: str = ""
+
+    def reference(self, judge: str, checkpoint: Path, output: Path, dtype: str) -> tuple[str, list[str]] | None:
+        """What a user would run instead, by name; None where nothing does the same."""
+        if self.shards:
+            command = [judge, "-m", "accelerate.commands.accelerate_cli", "merge-weights"]
+            done = [*command, str(checkpoint / self.shards), str(output)]
+            return ("accelerate merge-weights", done) if dtype == "float32" else None
+        module = "zero_to_fp32" if dtype == "float32" else "zero_to_torch"
+        more = [] if dtype == "float32" else ["--dtype", dtype]
+        command = [judge, "-m", f"deepspeed.utils.{module}", str(checkpoint), str(output), "--safe_serialization"]
+        return f"{module} --safe_serialization {' '.join(more)}".strip(), command + more
+
+
+CASES = {
+    "zero2": Case("ZeRO-2", "zero_at_scale.py", ("--stage", "2")),
+    "zero3": Case("ZeRO-3", "zero_at_scale.py", ("--stage", "3")),
+    "fsdp": Case("FSDP, rows", "dcp_at_scale.py", ("--way", "rows"), "pytorch_model_fsdp_0"),
+    "columns": Case("DCP, columns", "dcp_at_scale.py", ("--way", "columns"), "pytorch_model_fsdp_0"),
+}
 
 
 @dataclass
@@ -84,9 +114,9 @@ def alternate(series: Sequence[Series], rounds: int, clean: Path) -> None:
                 one.peaks.append(peak)
 
 
-def make(directory: Path, stage: int, size: int) -> int:
+def make(directory: Path, case: Case, size: int) -> int:
     """Write a checkpoint in a process of its own: peak memory is inherited from the process that starts another."""
-    command = [sys.executable, str(BUILDER), str(directory), "--stage", str(stage), "--bytes", str(size)]
+    command = [sys.executable, str(BUILDERS / case.builder), str(directory), *case.options, "--bytes", str(size)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -113,8 +143,8 @@ def table(title: str, series: Sequence[Series], copy: Series, reference: Series 
     return "\n".join(lines) + "\n"
 
 
-def compare(stage: int, dtype: str, size: int, checkpoint: Path, work: Path, judge: str | None, rounds: int) -> str:
-    """One table: one stage, one output type."""
+def compare(case: Case, dtype: str, size: int, checkpoint: Path, work: Path, judge: str | None, rounds: int) -> str:
+    """One table: one kind of checkpoint, one output type."""
     sample = work / "sample"
     shutil.rmtree(sample, ignore_errors=True)
     run(ours(checkpoint, sample, dtype))
@@ -130,27 +160,18 @@ def compare(stage: int, dtype: str, size: int, checkpoint: Path, work: Path, jud
         durable,
     ]
     reference = None
-    if judge is not None:
-        module = "zero_to_fp32" if dtype == "float32" else "zero_to_torch"
-        more = [] if dtype == "float32" else ["--dtype", dtype]
-        command = [
-            judge,
-            "-m",
-            f"deepspeed.utils.{module}",
-            str(checkpoint),
-            str(clean / "out"),
-            "--safe_serialization",
-        ]
-        reference = Series(f"{module} --safe_serialization {' '.join(more)}".strip(), command + more)
+    instead = case.reference(judge, checkpoint, clean / "out", dtype) if judge is not None else None
+    if instead is not None:
+        reference = Series(*instead)
         series.append(reference)
     alternate(series, rounds, clean)
     length = weights.stat().st_size
     return table(
-        f"ZeRO-{stage} to {dtype}: {length / 1e9:.2f} GB written of {size / 1e9:.2f} GB fp32", series, copy, reference
+        f"{case.title} to {dtype}: {length / 1e9:.2f} GB written of {size / 1e9:.2f} GB fp32", series, copy, reference
     )
 
 
-def memory(stage: int, dtype: str, checkpoint: Path, work: Path) -> int:
+def memory(dtype: str, checkpoint: Path, work: Path) -> int:
     """Peak resident bytes of one run."""
     clean = work / "clean"
     shutil.rmtree(clean, ignore_errors=True)
@@ -181,28 +202,29 @@ def main() -> None:
     parser.add_argument("--large", type=float, default=3e9, help="float32 bytes of the model for memory, 0 for none")
     parser.add_argument("--directory", type=Path, help="where to work; needs about 12 x --bytes or 5 x --large")
     parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--cases", default=",".join(CASES), help=f"of {', '.join(CASES)}")
     arguments = parser.parse_args()
     print(f"Machine: {machine()}.\n", flush=True)
     # An installed package has its byte code; a checkout run with PYTHONDONTWRITEBYTECODE compiles at every start.
-    compileall.compile_dir(str(BUILDER.parents[2] / "ckpt_inspect"), quiet=1)
+    compileall.compile_dir(str(BUILDERS.parents[1] / "ckpt_inspect"), quiet=1)
     with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="consolidate-benchmark-") as name:
         work = Path(name)
-        peaks: dict[tuple[int, str], list[int]] = {}
-        for stage in (2, 3):
-            size = make(work / "made", stage, int(arguments.bytes))
+        peaks: dict[tuple[str, str], list[int]] = {}
+        for case in (CASES[name] for name in arguments.cases.split(",")):
+            size = make(work / "made", case, int(arguments.bytes))
             checkpoint = work / "made" / "checkpoint-8"
             for dtype in arguments.dtypes.split(","):
-                print(compare(stage, dtype, size, checkpoint, work, arguments.judge, arguments.rounds), flush=True)
-                peaks[stage, dtype] = [memory(stage, dtype, checkpoint, work)]
+                print(compare(case, dtype, size, checkpoint, work, arguments.judge, arguments.rounds), flush=True)
+                peaks[case.title, dtype] = [memory(dtype, checkpoint, work)]
             shutil.rmtree(work / "made")
             if arguments.large:
-                make(work / "made", stage, int(arguments.large))
+                make(work / "made", case, int(arguments.large))
                 for dtype in arguments.dtypes.split(","):
-                    peaks[stage, dtype].append(memory(stage, dtype, work / "made" / "checkpoint-8", work))
+                    peaks[case.title, dtype].append(memory(dtype, work / "made" / "checkpoint-8", work))
                 shutil.rmtree(work / "made")
         print("### Peak memory\n\n| layout | output | MB at each size |\n| --- | --- | --- |")
-        for (stage, dtype), values in peaks.items():
-            print(f"| ZeRO-{stage} | {dtype} | {', '.join(f'{value / 1e6:.0f}' for value in values)} |")
+        for (title, dtype), values in peaks.items():
+            print(f"| {title} | {dtype} | {', '.join(f'{value / 1e6:.0f}' for value in values)} |")
         print(json.dumps({"sizes": [arguments.bytes, arguments.large]}))
 
 

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from builders.dcp_files import Piece, Whole, rows, save_dcp
+from builders.dcp_files import Piece, Whole, metadata_pickle, rows, save_dcp
 from builders.deepspeed import Job, Model, Parameter, save_universal
-from builders.pickles import Name, dump
+from builders.pickles import Called, Name, dump
 
 from zoo.frame import case, cut
 
@@ -59,6 +59,39 @@ def a_block_of_rows_is_missing(run: Path) -> None:
 @case("CKP453", base=None, also=("CKP455",))
 def a_rank_was_not_copied(run: Path) -> None:
     (fsdp(run) / "__1_0.distcp").unlink()
+
+
+@case("CKP453", base=None)
+def a_file_of_another_save_has_the_right_length(run: Path) -> None:
+    file = fsdp(run) / "__1_0.distcp"
+    other = run.parent / "other"
+    save_dcp(other, {"model.w": rows("F32", (12, 8), DATA, 2)})
+    file.write_bytes((other / file.name).read_bytes().ljust(file.stat().st_size, b"\0"))
+
+
+@case("CKP453", base=None)
+def a_file_is_a_hole(run: Path) -> None:
+    file = fsdp(run) / "__0_0.distcp"
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+@case("CKP450", base=None, also=("CKP704",))
+def a_later_save_was_interrupted(run: Path) -> None:
+    shutil.copy(fsdp(run) / ".metadata", run / "pytorch_model_fsdp_0" / ".metadata.tmp")
+
+
+@case("CKP452", base=None)
+def two_ranks_hold_the_same_rows(run: Path) -> None:
+    pieces = [Piece((0, 0), (5, 12)), Piece((4, 0), (4, 12), 1)]
+    save_dcp(fsdp(run), {"model.w": Whole("F32", (8, 12), pieces)})
+
+
+@case("CKP501", base=None)
+def the_metadata_calls_a_function(run: Path) -> None:
+    parts = {"model.w": rows("F32", (8, 12), DATA, 2)}
+    saved = save_dcp(fsdp(run), parts)
+    extra = {"hook": Called(Name("os", "system"), ("true",))}
+    (run / "pytorch_model_fsdp_0" / ".metadata").write_bytes(metadata_pickle(parts, {}, saved.places, extra=extra))
 
 
 @case("CKP454", base=None)
