@@ -28,7 +28,7 @@ def adapter_base_not_portable(subject: Subject) -> Iterator[Hit]:
 
     Example: `"/mnt/data/models/Qwen2.5-7B"`.
 
-    Source: peft 0.21.2 save_pretrained copies model.name_or_path; adapter rule catalogue A14.
+    Source: peft 0.21.2 peft_model.py PeftModel.save_pretrained copies model.name_or_path.
     """
     config = subject.place.adapter_config
     name = config.base_model if config is not None else None
@@ -46,7 +46,8 @@ def adapter_config_only(subject: Subject) -> Iterator[Hit]:
 
     Example: Axolotl saves the configuration before training.
 
-    Source: peft 0.21.2 PeftModel.save_pretrained; adapter rule catalogue A16.
+    Source: peft 0.21.2 peft_model.py PeftModel.save_pretrained sets inference_mode while it writes the
+    configuration.
     """
     config = subject.place.adapter_config
     if config is not None and config.inference_mode is False:
@@ -64,7 +65,8 @@ def adapter_scaling(subject: Subject) -> Iterator[Hit]:
 
     Example: alpha 256 with rank 8: every update times 32.
 
-    Source: peft 0.21.2 tuners/lora/layer.py; adapter rule catalogue A17, thresholds ours.
+    Source: peft 0.21.2 tuners/lora/layer.py: scaling = alpha / r, with rsLoRA alpha / sqrt(r); the thresholds 0.25
+    and 4 are our choice.
     """
     config = subject.place.adapter_config
     if config is None or config.peft_type != "LORA" or config.use_rslora:
@@ -88,7 +90,7 @@ def adapter_foreign_library(subject: Subject) -> Iterator[Hit]:
 
     Example: `"parent_library": "os"`.
 
-    Source: peft 0.21.2 auto.py (allow-list); adapter rule catalogue A21.
+    Source: peft 0.21.2 auto.py: the libraries auto_mapping may name.
     """
     config = subject.place.adapter_config
     mapping = config.values.get("auto_mapping") if config is not None else None
@@ -108,7 +110,7 @@ def adapter_pickle(subject: Subject) -> Iterator[Hit]:
 
     Example: adapter_model.bin alone.
 
-    Source: transformers PR 37785, LLaMA-Factory issue 8379; adapter rule catalogue A22.
+    Source: transformers PR 37785 (CVE-2025-32434), LLaMA-Factory issue 8379.
     """
     names = {artifact.name for artifact in subject.place.own.get(_WEIGHTS, ())}
     if names and all(name.endswith(".bin") for name in names):
@@ -127,7 +129,7 @@ def adapter_head_missing(subject: Subject) -> Iterator[Hit]:
 
     Example: task_type SEQ_CLS and no `score.weight`.
 
-    Source: peft 0.21.2 PeftModelForSequenceClassification; adapter rule catalogue A24, A25.
+    Source: peft 0.21.2 peft_model.py PeftModelForSequenceClassification adds the head to modules_to_save.
     """
     pair = both(subject)
     if pair is None or not pair[1].tensors or pair[0].prompt:

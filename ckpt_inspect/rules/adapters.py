@@ -43,7 +43,7 @@ def adapter_without_weights(subject: Subject) -> Iterator[Hit]:
 
     Example: a repository with adapter_config.json and a README only.
 
-    Source: peft 0.21.2 PeftModel.from_pretrained; adapter rule catalogue A03.
+    Source: peft 0.21.2 peft_model.py PeftModel.from_pretrained.
     """
     place = subject.place
     if place.has(_CONFIG) and not place.has(_WEIGHTS) and not place.has("adapter_weights_index", "lfs_pointer"):
@@ -64,7 +64,7 @@ def adapter_type(subject: Subject) -> Iterator[Hit]:
 
     Example: `{"r": 8}` without peft_type.
 
-    Source: peft 0.21.2 config.py; adapter rule catalogue A01.
+    Source: peft 0.21.2 config.py PeftConfigMixin, mapping of peft_type.
     """
     yield from hits(subject, "CKP302")
 
@@ -80,7 +80,7 @@ def adapter_unknown_keys(subject: Subject) -> Iterator[Hit]:
 
     Example: `"use_newvariant": true`.
 
-    Source: peft 0.21.2 PeftConfigMixin.from_peft_type; adapter rule catalogue A02.
+    Source: peft 0.21.2 config.py PeftConfigMixin.from_peft_type.
     """
     config = subject.place.adapter_config
     if config is not None and config.unknown_keys:
@@ -102,7 +102,7 @@ def adapter_empty(subject: Subject) -> Iterator[Hit]:
 
     Example: adapter_model.bin of 443 bytes.
 
-    Source: alpaca-lora issue 293, peft issue 286; adapter rule catalogue A04.
+    Source: alpaca-lora issue 293, peft issue 286.
     """
     weights = subject.place.adapter_weights
     if weights is not None and not weights.tensors and not weights.faults:
@@ -120,7 +120,7 @@ def adapter_not_gathered(subject: Subject) -> Iterator[Hit]:
 
     Example: `lora_A.weight` of shape [0].
 
-    Source: peft 0.21.2 _validate_lora_adapter_state_dict; adapter rule catalogue A05.
+    Source: peft 0.21.2 utils/save_and_load.py _validate_lora_adapter_state_dict.
     """
     yield from hits(subject, "CKP305")
 
@@ -135,7 +135,7 @@ def adapter_halves(subject: Subject) -> Iterator[Hit]:
 
     Example: `q_proj.lora_A.weight` without `q_proj.lora_B.weight`.
 
-    Source: peft 0.21.2 tuners/lora/layer.py; adapter rule catalogue A06.
+    Source: peft 0.21.2 tuners/lora/layer.py LoraLayer.update_layer makes both halves with the same rank.
     """
     yield from hits(subject, "CKP306")
 
@@ -150,7 +150,7 @@ def adapter_rank(subject: Subject) -> Iterator[Hit]:
 
     Example: `"r": 16` over matrices of rank 8.
 
-    Source: peft 0.21.2, measured; adapter rule catalogue A07.
+    Source: peft 0.21.2 PeftModel.load_adapter: a size mismatch stops the load (tried).
     """
     yield from hits(subject, "CKP307")
     pair = both(subject)
@@ -187,7 +187,7 @@ def adapter_target_without_tensors(subject: Subject) -> Iterator[Hit]:
 
     Example: target_modules lists k_proj; only q_proj and v_proj have tensors.
 
-    Source: peft 0.21.2, measured; adapter rule catalogue A08.
+    Source: peft 0.21.2 PeftModel.load_adapter: missing keys are reported by a warning only (tried).
     """
     if both(subject) is None:
         return
@@ -207,7 +207,7 @@ def adapter_tensors_not_targeted(subject: Subject) -> Iterator[Hit]:
 
     Example: tensors for o_proj, target_modules q_proj and v_proj.
 
-    Source: peft 0.21.2, measured; adapter rule catalogue A09.
+    Source: peft 0.21.2 PeftModel.load_adapter: unexpected keys are dropped silently (tried).
     """
     if both(subject) is None:
         return
@@ -231,7 +231,7 @@ def adapter_layer_gap(subject: Subject) -> Iterator[Hit]:
 
     Example: layers 0 to 11 and 13 to 31, layer 12 missing.
 
-    Source: adapter rule catalogue A10.
+    Source: peft 0.21.2 config.py layers_to_transform: without it every matching layer gets an adapter.
     """
     if both(subject) is None:
         return
@@ -250,7 +250,7 @@ def adapter_wrapped_keys(subject: Subject) -> Iterator[Hit]:
 
     Example: `...q_proj.lora_A.default.weight`, `_fsdp_wrapped_module....`.
 
-    Source: peft 0.21.2 get_peft_model_state_dict; adapter rule catalogue A11.
+    Source: peft 0.21.2 utils/save_and_load.py get_peft_model_state_dict strips the adapter's name from keys.
     """
     weights = subject.place.adapter_weights
     config = subject.place.adapter_config
@@ -274,7 +274,7 @@ def adapter_dora(subject: Subject) -> Iterator[Hit]:
 
     Example: `lora_magnitude_vector` in the file, use_dora false.
 
-    Source: peft 0.21.2, measured; adapter rule catalogue A12.
+    Source: peft 0.21.2 tuners/lora/dora.py: lora_magnitude_vector (loads of both mismatches were tried).
     """
     pair = both(subject)
     if pair is None or pair[0].peft_type != "LORA":
@@ -297,7 +297,7 @@ def adapter_mutates_base(subject: Subject) -> Iterator[Hit]:
 
     Example: `"init_lora_weights": "pissa"` in the adapter you are about to publish.
 
-    Source: peft 0.21.2 PeftModel.save_pretrained; adapter rule catalogue A13.
+    Source: peft 0.21.2 peft_model.py PeftModel.save_pretrained, path_initial_model_for_weight_conversion.
     """
     config = subject.place.adapter_config
     init = config.init_lora_weights if config is not None else None

@@ -21,7 +21,7 @@ def card_names_another_base(subject: Subject) -> Iterator[Hit]:
 
     Example: base_model Qwen2.5-7B in the card, Qwen2.5-7B-Instruct in the configuration.
 
-    Source: peft 0.21.2 create_or_update_model_card; card rule catalogue L18.
+    Source: peft 0.21.2 peft_model.py create_or_update_model_card.
     """
     card, config = subject.run.model_card, subject.run.adapter_config
     artifact = subject.run.find("model_card")

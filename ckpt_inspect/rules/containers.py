@@ -68,7 +68,7 @@ def tensor_outside_storage(subject: Subject) -> Iterator[Hit]:
 
     Example: a shape of (1000, 1000) over a record of 100 bytes.
 
-    Source: torch 2.13 `_rebuild_tensor_v2`; CVE-2026-24747; DeepSpeed catalogue Z23.
+    Source: torch 2.13 _utils.py _rebuild_tensor_v2; CVE-2026-24747.
     """
     yield from hits(subject, "CKP017")
 
@@ -130,7 +130,8 @@ def safetensors_duplicate_name(subject: Subject) -> Iterator[Hit]:
 
     Example: `{"w": ..., "\\u0077": ...}`.
 
-    Source: safetensors README forbids it; safetensors 0.8.0 accepts it (measured).
+    Source: safetensors format description (README, "Duplicate keys are disallowed"); the library itself accepts
+    them in 0.8.0.
     """
     yield from hits(subject, "CKP023")
 
@@ -176,7 +177,8 @@ def shard_not_in_index(subject: Subject) -> Iterator[Hit]:
 
     Example: `model-00003-of-00003.safetensors` beside an index of two shards.
 
-    Source: trainer rule catalogue 10.
+    Source: transformers 5.23.0 modeling_utils.py save_pretrained removes shards of an earlier save; copies and
+    other writers do not.
     """
     yield from hits(subject, "CKP031")
 
@@ -191,7 +193,7 @@ def index_disagrees(subject: Subject) -> Iterator[Hit]:
 
     Example: the index says `lm_head.weight` is in shard 2, it is in shard 3.
 
-    Source: transformers 5.23 modeling_utils; trainer rule catalogue 10.
+    Source: transformers 5.23.0 modeling_utils.py from_pretrained: a tensor is read from the shard weight_map names.
     """
     yield from hits(subject, "CKP032")
 

@@ -20,7 +20,7 @@ def json_truncated(subject: Subject) -> Iterator[Hit]:
 
     Example: a trainer_state.json that ends inside log_history: the Trainer cannot resume from it.
 
-    Source: RFC 8259; trainer rule catalogue 24.
+    Source: RFC 8259; transformers 5.23.0 trainer_callback.py TrainerState.save_to_json writes the file in place.
     """
     yield from hits(subject, "CKP040")
 

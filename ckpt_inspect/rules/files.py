@@ -32,7 +32,7 @@ def no_weights(subject: Subject) -> Iterator[Hit]:
 
     Example: `checkpoint-6` with only config.json and generation_config.json, after the disk was full.
 
-    Source: transformers 5.23 Trainer._load_from_checkpoint; trainer rule catalogue 1.
+    Source: transformers 5.23.0 trainer.py Trainer._load_from_checkpoint: "Can't find a valid checkpoint at".
     """
     place = subject.checkpoint
     if place.has(*_WEIGHTS) or place.tags or place.form == "tag" or place.universal is not None:
@@ -197,7 +197,7 @@ def empty_file(subject: Subject) -> Iterator[Hit]:
 
     Example: `optimizer.pt` of 0 bytes after "No space left on device".
 
-    Source: trainer rule catalogue 13.
+    Source: seen after a full disk and interrupted copies; no library writes an empty file here.
     """
     seen = set()
     for hit in hits(subject, "CKP011"):
@@ -222,7 +222,7 @@ def lfs_pointer(subject: Subject) -> Iterator[Hit]:
 
     Example: a `model.safetensors` that begins with "version https://git-lfs.github.com/spec/v1".
 
-    Source: git-lfs specification; trainer rule catalogue 13, DeepSpeed catalogue Z20.
+    Source: the git-lfs pointer file format, https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md.
     """
     seen = set()
     for hit in hits(subject, "CKP012"):
@@ -244,7 +244,7 @@ def wrong_content(subject: Subject) -> Iterator[Hit]:
 
     Example: `pytorch_model.bin` that is an HTML page saying "401 Unauthorized".
 
-    Source: first bytes of the file; DeepSpeed catalogue Z20.
+    Source: the first bytes of torch, safetensors, JSON, HTML and git-lfs files.
     """
     seen = set()
     for hit in hits(subject, "CKP013"):

@@ -58,7 +58,7 @@ def progress_log_resumed(subject: Subject) -> Iterator[Hit]:
 
     Example: current_steps 480, 490, 500, 410, 420.
 
-    Source: LLaMA-Factory LogCallback; log rule catalogue L02, L21.
+    Source: LLaMA-Factory train/callbacks.py LogCallback appends, and counts time per process.
     """
     log = subject.run.trainer_log
     if log is not None and len(log.sessions) > 1:
@@ -75,7 +75,7 @@ def progress_log_disagrees(subject: Subject) -> Iterator[Hit]:
 
     Example: loss 2.31 and 1.87 at step 100.
 
-    Source: log rule catalogue L07.
+    Source: LLaMA-Factory train/callbacks.py LogCallback copies the values of log_history.
     """
     log, found = subject.run.trainer_log, subject.run.newest_trainer_state
     if log is None or found is None:
@@ -107,7 +107,7 @@ def scores_all_zero(subject: Subject) -> Iterator[Hit]:
 
     Example: predict_bleu-4 0.0, predict_rouge-1 0.0.
 
-    Source: LLaMA-Factory issue 6267; log rule catalogue L10.
+    Source: LLaMA-Factory issue 6267.
     """
     for split, results in subject.run.results.items():
         scores = {
@@ -130,7 +130,7 @@ def predictions_empty(subject: Subject) -> Iterator[Hit]:
 
     Example: every prediction begins with "assistant".
 
-    Source: LLaMA-Factory issue 4639; log rule catalogue L11, L12.
+    Source: LLaMA-Factory issue 4639.
     """
     predictions = subject.run.predictions
     if predictions is None or predictions.kind != "generated" or not predictions.lines:
@@ -154,7 +154,7 @@ def value_head_missing(subject: Subject) -> Iterator[Hit]:
 
     Example: an `rm` run published without value_head.safetensors.
 
-    Source: LLaMA-Factory model/model_utils/valuehead.py; log rule catalogue L15.
+    Source: LLaMA-Factory model/model_utils/valuehead.py load_valuehead_params.
     """
     if subject.run.kind != "run" or not any(producer.name == "LLaMA-Factory" for producer in subject.run.producers):
         return
@@ -179,7 +179,7 @@ def pissa_not_converted(subject: Subject) -> Iterator[Hit]:
 
     Example: a PiSSA run that was stopped.
 
-    Source: LLaMA-Factory train/callbacks.py PissaConvertCallback; log rule catalogue L16.
+    Source: LLaMA-Factory train/callbacks.py PissaConvertCallback.
     """
     names = {path.rpartition("/")[2] for path in subject.run.directories}
     if "pissa_init" in names and "pissa_converted" not in names:
@@ -196,7 +196,7 @@ def results_of_another_run(subject: Subject) -> Iterator[Hit]:
 
     Example: predict_ keys in a directory whose predict_results.json was deleted.
 
-    Source: transformers trainer_pt_utils.save_metrics; log rule catalogue L08.
+    Source: transformers 5.23.0 trainer_pt_utils.py save_metrics: all_results.json is read, merged and written.
     """
     results = subject.run.results
     if "all" not in results or len(results) < 2:

@@ -78,7 +78,7 @@ def no_step_trained(subject: Subject) -> Iterator[Hit]:
 
     Example: `--resume_from_checkpoint checkpoint-30` with max_steps 30.
 
-    Source: transformers 5.23 Trainer.train; measured.
+    Source: transformers 5.23.0 trainer.py Trainer.train: a checkpoint at or past max_steps trains nothing.
     """
     answer = subject.answers.loss
     if answer is None or answer.average is None or answer.average.verdict != "no_step_trained":
@@ -171,7 +171,7 @@ def loss_scaled(subject: Subject) -> Iterator[Hit]:
 
     Example: transformers 4.46.0 with gradient_accumulation_steps 4 logs 16.6 where the loss is 4.16.
 
-    Source: transformers issues 35204, PRs 35207, 35438, 35808; measured over 4.45 to 5.23.
+    Source: transformers issue 35204, PRs 35207, 35438, 35808; runs of 4.45.2 to 5.23.0, listed in docs/loss.md.
     """
     answer = subject.answers.loss
     for distortion in answer.distortions if answer is not None else ():
@@ -197,7 +197,7 @@ def loss_distorted(subject: Subject) -> Iterator[Hit]:
     Example: transformers 4.46 to 4.51 with gradient accumulation: the last window of each epoch is 1.25 to 2 times its
     neighbours.
 
-    Source: transformers PRs 46204, 46903; measured (trainer reference 3.4).
+    Source: transformers PRs 46204, 46903; the releases are listed in docs/loss.md.
     """
     answer = subject.answers.loss
     for distortion in answer.distortions if answer is not None else ():
@@ -219,7 +219,7 @@ def overfitting(subject: Subject) -> Iterator[Hit]:
 
     Example: eval_loss 1.20 at step 400, 1.62 at step 1200, while loss fell from 1.1 to 0.3.
 
-    Source: trainer rule catalogue 39.
+    Source: eval_loss in log_history; the least rise of 20 % is our choice.
     """
     found = subject.run.newest_trainer_state
     if found is None:
@@ -255,7 +255,7 @@ def loss_constant(subject: Subject) -> Iterator[Hit]:
 
     Example: a LoRA whose target modules matched nothing.
 
-    Source: PEFT troubleshooting guide; LLaMA-Factory rule catalogue L06.
+    Source: PEFT troubleshooting guide ("loss does not decrease": nothing trainable).
     """
     found = subject.run.newest_trainer_state
     if found is None:

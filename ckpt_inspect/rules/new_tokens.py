@@ -42,7 +42,7 @@ def token_out_of_range(subject: Subject) -> Iterator[Hit]:
 
     Example: largest id 32003, 32000 rows.
 
-    Source: peft_llamafactory reference 3.4, rule N01.
+    Source: torch 2.13 nn.functional.embedding: an index past the last row is an error.
     """
     yield from _of_verdict(subject, "out_of_range")
 
@@ -58,7 +58,8 @@ def tokens_in_padding_rows(subject: Subject) -> Iterator[Hit]:
 
     Example: three tokens added to Qwen2.5, which has 271 spare rows.
 
-    Source: peft_llamafactory reference 3.4, rule N02.
+    Source: transformers 5.23.0 modeling_utils.py resize_token_embeddings is only needed past the last row; peft
+    0.21.2 saves embeddings when the size changed.
     """
     yield from _of_verdict(subject, "in_padding_rows_untrained")
 
@@ -74,7 +75,8 @@ def embeddings_saved_but_frozen(subject: Subject) -> Iterator[Hit]:
 
     Example: resize_token_embeddings and a plain LoRA on q_proj and v_proj.
 
-    Source: peft 0.21.2 get_peft_model_state_dict(save_embedding_layers="auto"), measured; rule N03.
+    Source: peft 0.21.2 utils/save_and_load.py get_peft_model_state_dict(save_embedding_layers="auto"); tried with
+    plain LoRA.
     """
     yield from _of_verdict(subject, "saved_but_frozen")
 
@@ -91,7 +93,8 @@ def new_rows_lost(subject: Subject) -> Iterator[Hit]:
 
     Example: Gemma 3 resized by three tokens: its configuration has no top-level vocab_size, so PEFT saves nothing.
 
-    Source: peft 0.21.2, measured; rule N04.
+    Source: peft 0.21.2 utils/save_and_load.py get_peft_model_state_dict: the base's vocabulary size is looked up,
+    and nothing is saved where it cannot be.
     """
     yield from _of_verdict(subject, "lost")
 
@@ -106,7 +109,8 @@ def tokens_trained_on_one_side(subject: Subject) -> Iterator[Hit]:
 
     Example: `trainable_token_indices=[151665]` on a model with a head of its own.
 
-    Source: peft 0.21.2, measured; rule N12.
+    Source: peft 0.21.2 tuners/trainable_tokens; a list of indices covers the input embedding only (tried on an
+    untied model).
     """
     yield from _of_verdict(subject, "partly_trained")
 
@@ -121,7 +125,7 @@ def embedding_rows_differ(subject: Subject) -> Iterator[Hit]:
 
     Example: 32003 rows in embed_tokens, 32000 in lm_head.
 
-    Source: transformers issue 45276; rule N13.
+    Source: transformers issue 45276.
     """
     weights = subject.place.adapter_weights if subject.place.adapter_config is not None else subject.place.weights
     if weights is None:
@@ -150,7 +154,7 @@ def token_indices_count(subject: Subject) -> Iterator[Hit]:
 
     Example: three ids, two rows.
 
-    Source: peft 0.21.2 TrainableTokensLayer; rule N11.
+    Source: peft 0.21.2 tuners/trainable_tokens/layer.py TrainableTokensLayer.
     """
     config, weights = subject.place.adapter_config, subject.place.adapter_weights
     if config is None or weights is None or not config.trainable_token_indices:
@@ -178,7 +182,7 @@ def three_copies(subject: Subject) -> Iterator[Hit]:
 
     Example: 717 kB instead of 250 kB on a tiny model; gigabytes on a real one.
 
-    Source: peft 0.21.2, measured; rule N09.
+    Source: peft 0.21.2 utils/other.py ModulesToSaveWrapper; what utils/save_and_load.py writes for it (tried).
     """
     weights = subject.run.adapter_weights
     if weights is None:
@@ -202,7 +206,7 @@ def tied_embeddings_apart(subject: Subject) -> Iterator[Hit]:
 
     Example: modules_to_save embed_tokens and lm_head on Qwen2.5-1.5B.
 
-    Source: transformers issue 45127, peft issue 2777; rule N10.
+    Source: transformers issue 45127, peft issue 2777.
     """
     answer = subject.answers.tokens(subject.run)
     config = subject.run.adapter_config

@@ -85,7 +85,8 @@ def dangerous_call(subject: Subject) -> Iterator[Hit]:
 
     Example: `posix.system` in rng_state.pth.
 
-    Source: CPython pickle documentation; security reference 1.2.
+    Source: CPython documentation of pickle ("not secure"), object.__reduce__; every call is judged where it happens
+    (fickling CVE-2026-22608).
     """
     yield from _scanned(subject, "CKP501")
 
@@ -100,7 +101,8 @@ def dangerous_name(subject: Subject) -> Iterator[Hit]:
 
     Example: a reference to `builtins.eval` stored as a value.
 
-    Source: security reference 1.2, rows 1 to 6.
+    Source: picklescan CVE-2025-1716, CVE-2025-10157, CVE-2026-56315: names that deny-lists missed, private twins
+    and dotted names.
     """
     yield from _scanned(subject, "CKP502")
 
@@ -115,7 +117,8 @@ def unknown_global(subject: Subject) -> Iterator[Hit]:
 
     Example: `my_project.callbacks.MyCallback` in training_args.bin.
 
-    Source: knowledge/pickle_globals.toml; security reference 8.
+    Source: names that torch, transformers, peft, trl, accelerate and deepspeed write are listed in
+    ckpt_inspect/knowledge/pickle_globals.toml.
     """
     yield from _scanned(subject, "CKP503")
 
@@ -130,7 +133,7 @@ def unexpected_global(subject: Subject) -> Iterator[Hit]:
 
     Example: `transformers.training_args.TrainingArguments` in optimizer.pt.
 
-    Source: knowledge/pickle_globals.toml, the table of artifacts; trainer rule catalogue 22, 23.
+    Source: which names belong in which artifact: ckpt_inspect/knowledge/pickle_globals.toml.
     """
     yield from _scanned(subject, "CKP504")
 
@@ -145,7 +148,8 @@ def hidden_program(subject: Subject) -> Iterator[Hit]:
 
     Example: a pickle behind the end of a pickle.
 
-    Source: security reference 1.2, rows 12, 16, 20.
+    Source: picklescan CVE-2025-10155 (file extension), CVE-2025-1889 (inner name); EXT and PERSID opcodes of
+    pickle; files of two formats.
     """
     yield from _scanned(subject, "CKP505")
 
@@ -160,7 +164,7 @@ def content_not_covered(subject: Subject) -> Iterator[Hit]:
 
     Example: a 7z archive called model.bin.
 
-    Source: security reference 1.2, rows 10, 19.
+    Source: ReversingLabs, nullifAI (2025-02): broken pickles and 7z archives that scanners passed over.
     """
     yield from _scanned(subject, "CKP506")
 
@@ -175,7 +179,7 @@ def code_in_run(subject: Subject) -> Iterator[Hit]:
 
     Example: a `modeling_x.py` named by auto_map, or a zero_to_fp32.py that is not DeepSpeed's.
 
-    Source: transformers 5.23 dynamic_module_utils; security reference 4.
+    Source: transformers 5.23.0 dynamic_module_utils.py: code beside the weights runs with trust_remote_code.
     """
     yield from _scanned(subject, "CKP507")
 
@@ -205,7 +209,8 @@ def pickle_read_two_ways(subject: Subject) -> Iterator[Hit]:
 
     Example: a constant that crosses the end of its frame: CPython's C machine skips what follows.
 
-    Source: cpython issues 126992, 154848; security reference 1.2, rows 13 to 15.
+    Source: cpython issues 126992, 154848 (FRAME overrun), fickling issue 317: unpicklers that read one stream
+    differently.
     """
     yield from _read_or_scanned(subject, "CKP511")
 
@@ -220,7 +225,7 @@ def pickle_unusual(subject: Subject) -> Iterator[Hit]:
 
     Example: 150 bytes that expand to 2^60 values.
 
-    Source: security reference 4 and 8.
+    Source: CPython Lib/pickletools.py, the opcodes' definitions.
     """
     yield from _read_or_scanned(subject, "CKP512")
 
@@ -236,7 +241,7 @@ def path_escapes(subject: Subject) -> Iterator[Hit]:
 
     Example: `"weight_map": {"w": "../../../home/me/.ssh/id_rsa"}`.
 
-    Source: transformers issues 46097, 47176; security reference 4.
+    Source: transformers issues 46097, 47176; CWE-22.
     """
     yield from _read_or_scanned(subject, "CKP520")
 
@@ -251,7 +256,7 @@ def zip_bomb(subject: Subject) -> Iterator[Hit]:
 
     Example: 200 MB of zeros in 190 kB.
 
-    Source: security reference 4.
+    Source: CWE-409; limits are in ckpt_inspect/knowledge/scan.toml.
     """
     yield from _read_or_scanned(subject, "CKP521")
 
@@ -266,7 +271,7 @@ def hostile_template(subject: Subject) -> Iterator[Hit]:
 
     Example: `{{ ''.__class__.__mro__[1].__subclasses__() }}`.
 
-    Source: CVE-2024-34359 (llama-cpp-python), CVE-2026-5760 (SGLang); security reference 4.
+    Source: CVE-2024-34359 (llama-cpp-python), CVE-2026-5760 (SGLang).
     """
     yield from _scanned(subject, "CKP530")
 
@@ -281,7 +286,7 @@ def odd_template(subject: Subject) -> Iterator[Hit]:
 
     Example: a template of 2 MB.
 
-    Source: security reference 4.
+    Source: jinja2 3.1 sandbox.py: the sandbox stops code, not time or memory.
     """
     yield from _scanned(subject, "CKP531")
 
@@ -296,7 +301,7 @@ def secret(subject: Subject) -> Iterator[Hit]:
 
     Example: `hub_token` in training_args.bin.
 
-    Source: transformers TrainingArguments (measured); security reference 5.
+    Source: transformers 5.23.0 training_args.py: to_dict masks hub_token, torch.save(args) does not.
     """
     yield from _scanned(subject, "CKP540")
 
@@ -311,6 +316,6 @@ def private_detail(subject: Subject) -> Iterator[Hit]:
 
     Example: `/home/anna/data` in training_args.bin.
 
-    Source: security reference 5.
+    Source: transformers 5.23.0 training_args.py: torch.save(args) keeps paths, host and user names.
     """
     yield from _scanned(subject, "CKP541")

@@ -44,7 +44,8 @@ def half_a_state(subject: Subject) -> Iterator[Hit]:
 
     Example: optimizer.pt deleted to save space, scheduler.pt kept.
 
-    Source: transformers 5.23 Trainer._load_optimizer_and_scheduler, measured; trainer rule catalogue 6.
+    Source: transformers 5.23.0 trainer.py Trainer._load_optimizer_and_scheduler loads both files or, silently,
+    neither (tried).
     """
     place = subject.checkpoint
     if place.tags or place.has("latest", "zero_to_fp32_script"):  # DeepSpeed keeps the optimizer in its shards
@@ -67,7 +68,7 @@ def weights_only_checkpoint(subject: Subject) -> Iterator[Hit]:
 
     Example: save_only_model=True.
 
-    Source: transformers 5.23 TrainingArguments.save_only_model; trainer rule catalogue 7.
+    Source: transformers 5.23.0 training_args.py TrainingArguments.save_only_model.
     """
     place = subject.checkpoint
     if place.tags or place.fsdp is not None or place.form != "checkpoint" or not place.has("trainer_state"):
@@ -91,7 +92,8 @@ def zero3_weights_elsewhere(subject: Subject) -> Iterator[Hit]:
 
     Example: checkpoint-8 with global_step8 and no model.safetensors.
 
-    Source: deepspeed 0.19.8 stage 3; trainer rule catalogue 16.
+    Source: deepspeed 0.19.8 stage3_gather_16bit_weights_on_model_save; transformers 5.23.0 trainer.py
+    Trainer.save_model.
     """
     place = subject.checkpoint
     zero = place.zero if place.form == "checkpoint" else None
@@ -114,7 +116,8 @@ def state_too_old(subject: Subject) -> Iterator[Hit]:
 
     Example: a checkpoint of transformers 4.30 resumed with 5.x.
 
-    Source: transformers 5.23, measured; trainer rule catalogue 26.
+    Source: transformers 5.23.0 trainer_utils.py compare_trainer_and_checkpoint_args (TypeError), trainer_callback.py
+    stateful_callbacks (KeyError); tried.
     """
     place = subject.checkpoint
     state = place.trainer_state

@@ -43,7 +43,7 @@ def checkpoint_order(subject: Subject) -> Iterator[Hit]:
 
     Example: `cp -r` copied checkpoint-500 after checkpoint-1000.
 
-    Source: transformers 4.52 trainer_utils.sort_checkpoints; trainer rule catalogue 20.
+    Source: transformers 4.52 trainer_utils.py sort_checkpoints: by modification time.
     """
     args = subject.run.training_args
     if args is None or not args.arguments.get("save_total_limit"):
@@ -75,7 +75,7 @@ def last_step_not_saved(subject: Subject) -> Iterator[Hit]:
 
     Example: save_steps 500, max_steps 1200, newest checkpoint 1000.
 
-    Source: transformers 4.42 DefaultFlowCallback.on_step_end; trainer rule catalogue 12.
+    Source: transformers 4.42 trainer_callback.py DefaultFlowCallback.on_step_end.
     """
     found = subject.run.newest_trainer_state
     steps = [item.step for item in subject.run.checkpoints if item.step is not None and item.form == "checkpoint"]
@@ -101,7 +101,7 @@ def unfinished_files(subject: Subject) -> Iterator[Hit]:
 
     Example: `3f2a....incomplete` in a Hugging Face cache.
 
-    Source: huggingface_hub 2.4 file_download; trainer rule catalogue 13.
+    Source: huggingface_hub 2.4 file_download.py: *.incomplete.
     """
     found = [
         artifact

@@ -23,7 +23,7 @@ def learning_rate_differs(subject: Subject) -> Iterator[Hit]:
 
     Example: linear to step 1000, then a jump to six tenths of the peak after a resume with max_steps 2000.
 
-    Source: transformers 4.30 to 5.23 optimization.py; trainer rule catalogue 45, 46.
+    Source: transformers 4.30 to 5.23 optimization.py get_scheduler; the formulas of each type.
     """
     answer = subject.answers.schedule
     found = subject.run.newest_trainer_state
@@ -47,7 +47,8 @@ def scheduler_behind(subject: Subject) -> Iterator[Hit]:
 
     Example: last_epoch 495 at global_step 500: five steps were skipped.
 
-    Source: transformers 5.23 Trainer; trainer rule catalogue 47.
+    Source: transformers 5.23.0 trainer.py: the scheduler does not step when the optimizer step was skipped (fp16
+    overflow).
     """
     place = subject.checkpoint
     scheduler, state = place.scheduler, place.trainer_state
@@ -78,7 +79,7 @@ def optimizer_rate_differs(subject: Subject) -> Iterator[Hit]:
 
     Example: 2e-5 in optimizer.pt, 1.4e-5 in scheduler.pt.
 
-    Source: torch LambdaLR writes its rate into the optimizer's groups; trainer rule catalogue 48.
+    Source: torch 2.13 optim/lr_scheduler.py LambdaLR writes its rate into the optimizer's groups.
     """
     place = subject.checkpoint
     optimizer, scheduler = place.optimizer, place.scheduler
@@ -110,7 +111,7 @@ def optimizer_step_differs(subject: Subject) -> Iterator[Hit]:
 
     Example: Adam step 200 beside last_epoch 500.
 
-    Source: torch Adam state "step"; trainer rule catalogue 49.
+    Source: torch 2.13 optim/adam.py: state "step" counts the optimizer's updates.
     """
     place = subject.checkpoint
     optimizer, scheduler = place.optimizer, place.scheduler
@@ -141,7 +142,7 @@ def warmup_too_long(subject: Subject) -> Iterator[Hit]:
 
     Example: warmup_steps 500 in a run of 300 steps.
 
-    Source: transformers 5.23 optimization.py; trainer rule catalogue 50.
+    Source: transformers 5.23.0 optimization.py get_linear_schedule_with_warmup and its siblings.
     """
     answer = subject.answers.schedule
     if answer is None or answer.warmup_steps is None or answer.total_steps is None or answer.owner == "deepspeed":
@@ -164,7 +165,7 @@ def two_warmups(subject: Subject) -> Iterator[Hit]:
 
     Example: warmup_steps 10, warmup_ratio 0.1.
 
-    Source: transformers 4.57 TrainingArguments.get_warmup_steps; trainer rule catalogue 57.
+    Source: transformers 4.57 training_args.py TrainingArguments.get_warmup_steps: warmup_steps wins.
     """
     args = subject.run.training_args
     artifact = subject.run.find("training_args")
@@ -186,7 +187,7 @@ def batch_size_lowered(subject: Subject) -> Iterator[Hit]:
 
     Example: per_device_train_batch_size 16, train_batch_size 8.
 
-    Source: transformers 5.23 Trainer; trainer rule catalogue 54.
+    Source: transformers 5.23.0 trainer.py auto_find_batch_size; trainer_callback.py TrainerState.train_batch_size.
     """
     found = subject.run.newest_trainer_state
     args = subject.run.training_args
@@ -216,7 +217,8 @@ def rng_ranks(subject: Subject) -> Iterator[Hit]:
 
     Example: rng_state_0.pth and rng_state_1.pth of a run on 4 processes, or rng_state.pth beside rng_state_0.pth.
 
-    Source: transformers 5.23 Trainer._save_rng_state; trainer rule catalogue 8, 9.
+    Source: transformers 5.23.0 trainer.py Trainer._save_rng_state: rng_state_RANK.pth, or rng_state.pth for one
+    process.
     """
     place = subject.checkpoint
     ranks = [rank for rank, _ in place.rng_states]
@@ -259,7 +261,7 @@ def optimizer_size_differs(subject: Subject) -> Iterator[Hit]:
 
     Example: moments of 8.4 M weights beside an adapter of 4.2 M.
 
-    Source: torch Optimizer.load_state_dict; trainer rule catalogue 55.
+    Source: torch 2.13 optim/optimizer.py Optimizer.load_state_dict: parameters are matched by position.
     """
     place = subject.checkpoint
     optimizer, adapter = place.optimizer, place.adapter_weights

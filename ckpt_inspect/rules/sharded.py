@@ -21,7 +21,8 @@ def dcp_unfinished(subject: Subject) -> Iterator[Hit]:
 
     Example: `cp out/* backup/` skips names that begin with a dot.
 
-    Source: torch 2.13 distributed/checkpoint/filesystem.py; DeepSpeed catalogue Z48.
+    Source: torch 2.13 distributed/checkpoint/filesystem.py FileSystemWriter.finish: .metadata.tmp is renamed at the
+    very end.
     """
     yield from hits(subject, "CKP450")
 
@@ -51,7 +52,7 @@ def dcp_tiling(subject: Subject) -> Iterator[Hit]:
 
     Example: two of three row blocks of a matrix.
 
-    Source: torch 2.13 distributed/checkpoint/default_planner.py; DeepSpeed catalogue Z49.
+    Source: torch 2.13 distributed/checkpoint/default_planner.py _validate_global_plan.
     """
     yield from hits(subject, "CKP452")
 
@@ -66,7 +67,7 @@ def dcp_files(subject: Subject) -> Iterator[Hit]:
 
     Example: `__3_0.distcp` is missing after a partial copy.
 
-    Source: torch 2.13 distributed/checkpoint/filesystem.py; DeepSpeed catalogue Z49.
+    Source: torch 2.13 distributed/checkpoint/filesystem.py: the files _StorageInfo.relative_path names.
     """
     yield from hits(subject, "CKP453")
 
@@ -81,7 +82,7 @@ def dcp_item_bounds(subject: Subject) -> Iterator[Hit]:
 
     Example: an item at byte 600,000 of a file of 400,000 bytes.
 
-    Source: torch 2.13 _StorageInfo; DeepSpeed catalogue Z49.
+    Source: torch 2.13 distributed/checkpoint/filesystem.py _StorageInfo: offset and length of each item.
     """
     yield from hits(subject, "CKP454")
 
@@ -111,7 +112,7 @@ def universal_incomplete(subject: Subject) -> Iterator[Hit]:
 
     Example: `zero/lm_head.weight/` without fp32.pt.
 
-    Source: deepspeed 0.19.8 checkpoint/ds_to_universal.py; DeepSpeed catalogue Z50.
+    Source: deepspeed 0.19.8 checkpoint/ds_to_universal.py: one directory per parameter, merged from tmp/.
     """
     yield from hits(subject, "CKP460")
 

@@ -33,7 +33,7 @@ def template_broken(subject: Subject) -> Iterator[Hit]:
 
     Example: an `{% endif %}` too few after a hand edit.
 
-    Source: jinja2 3.1 with transformers' extensions; tokenizer rule catalogue T13.
+    Source: jinja2 3.1 with the extensions of transformers 5.23.0 utils/chat_template_utils.py.
     """
     yield from hits(subject, "CKP813")
     templates = subject.place.chat_templates
@@ -55,7 +55,7 @@ def template_unknown_names(subject: Subject) -> Iterator[Hit]:
 
     Example: `{{ x | from_json }}`.
 
-    Source: transformers 5.23 chat_template_utils; tokenizer reference 4.3.
+    Source: transformers 5.23.0 utils/chat_template_utils.py: the names a template is rendered with.
     """
     templates = subject.place.chat_templates
     for template in templates.templates if templates is not None else ():
@@ -77,7 +77,7 @@ def template_without_generation_prompt(subject: Subject) -> Iterator[Hit]:
 
     Example: a template without `{% if add_generation_prompt %}`.
 
-    Source: LLaMA-Factory data/template.py _get_jinja_template; tokenizer rule catalogue T15.
+    Source: LLaMA-Factory data/template.py Template._get_jinja_template.
     """
     templates = subject.place.chat_templates
     template = templates.default if templates is not None else None
@@ -98,7 +98,7 @@ def template_token_missing(subject: Subject) -> Iterator[Hit]:
 
     Example: a Llama 3 template on a Qwen tokenizer.
 
-    Source: LLaMA-Factory issue 6736; tokenizer rule catalogue T16.
+    Source: LLaMA-Factory issue 6736.
     """
     tokenizer, templates = subject.place.tokenizer, subject.place.chat_templates
     template = templates.default if templates is not None else None
@@ -123,7 +123,7 @@ def templates_differ(subject: Subject) -> Iterator[Hit]:
 
     Example: an edit in one of the two.
 
-    Source: transformers 5.23 _from_pretrained, measured; tokenizer rule catalogue T17.
+    Source: transformers 5.23.0 tokenization_utils_base.py _from_pretrained: chat_template.jinja wins (tried).
     """
     templates = subject.place.chat_templates
     for first, second in templates.conflicts if templates is not None else ():
@@ -143,7 +143,7 @@ def templates_without_default(subject: Subject) -> Iterator[Hit]:
 
     Example: `additional_chat_templates/tool_use.jinja` alone.
 
-    Source: transformers 5.23 save_chat_templates; tokenizer rule catalogue T21.
+    Source: transformers 5.23.0 tokenization_utils_base.py save_chat_templates.
     """
     templates = subject.place.chat_templates
     if templates is not None and templates.templates and templates.default is None:

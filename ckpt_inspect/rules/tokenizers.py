@@ -49,7 +49,8 @@ def token_id_twice(subject: Subject) -> Iterator[Hit]:
 
     Example: hand-merged added tokens, both with id 32000.
 
-    Source: tokenizer rule catalogue T01, T02.
+    Source: transformers tokenizer files: added_tokens_decoder, added_tokens.json, tokenizer.json; tokenizers
+    refuses or overwrites such ids.
     """
     tokenizer = subject.place.tokenizer
     for duplicate in tokenizer.duplicates if tokenizer is not None else ():
@@ -69,7 +70,7 @@ def token_id_holes(subject: Subject) -> Iterator[Hit]:
 
     Example: a token removed from the middle.
 
-    Source: tokenizer rule catalogue T03.
+    Source: transformers: len(tokenizer) counts tokens, an embedding needs the largest id + 1 rows.
     """
     tokenizer = subject.place.tokenizer
     if tokenizer is not None and tokenizer.hole_count and tokenizer.exact:
@@ -87,7 +88,8 @@ def tokenizer_files_disagree(subject: Subject) -> Iterator[Hit]:
 
     Example: added_tokens.json gives `<tool>` id 151665, tokenizer.json 151667.
 
-    Source: tokenizer rule catalogue T04.
+    Source: transformers 5.23.0 tokenization_utils_base.py: tokenizer.json is read first, the side files of 4.x are
+    not kept up.
     """
     tokenizer = subject.place.tokenizer
     for item in (tokenizer.disagreements if tokenizer is not None else ())[:5]:
@@ -111,7 +113,8 @@ def no_pad_token(subject: Subject) -> Iterator[Hit]:
 
     Example: a Llama base tokenizer.
 
-    Source: tokenizer rule catalogue T05.
+    Source: transformers 5.23.0 tokenization_utils_base.py _get_padding_truncation_strategies: padding without a pad
+    token is an error.
     """
     tokenizer = subject.place.tokenizer
     if tokenizer is not None and "pad_token" not in tokenizer.special and subject.place.has("tokenizer_config"):
@@ -129,7 +132,7 @@ def pad_is_eos(subject: Subject) -> Iterator[Hit]:
 
     Example: `tokenizer.pad_token = tokenizer.eos_token`.
 
-    Source: unsloth issue 416, llm-course issue 33; tokenizer rule catalogue T06.
+    Source: unsloth issue 416, huggingface/course issue 33.
     """
     tokenizer = subject.place.tokenizer
     if tokenizer is None:
@@ -149,7 +152,8 @@ def eos_not_in_generation_config(subject: Subject) -> Iterator[Hit]:
 
     Example: a chat model trained with `<|im_end|>`, generation_config.json still names `<|endoftext|>`.
 
-    Source: transformers 5.23 GenerationConfig; tokenizer rule catalogue T07.
+    Source: transformers 5.23.0 generation/configuration_utils.py GenerationConfig.eos_token_id decides where
+    generation stops.
     """
     tokenizer, generation = subject.place.tokenizer, subject.place.generation_config
     if tokenizer is None or generation is None:
@@ -175,7 +179,7 @@ def turn_end_not_a_stop(subject: Subject) -> Iterator[Hit]:
 
     Example: a ChatML template on a base model whose end token is `<|endoftext|>`.
 
-    Source: Qwen generation configs; tokenizer rule catalogue T08.
+    Source: the generation configurations Qwen publishes list both ids.
     """
     tokenizer, generation = subject.place.tokenizer, subject.place.generation_config
     templates = subject.place.chat_templates
@@ -204,7 +208,7 @@ def tokenizer_of_newer_release(subject: Subject) -> Iterator[Hit]:
 
     Example: an adapter trained with 5.x served by a stack on 4.57.
 
-    Source: mlx-lm issue 661, transformers issue 45566, ms-swift issue 8186; tokenizer rule catalogue T09.
+    Source: mlx-lm issue 661, transformers issue 45566, ms-swift issue 8186.
     """
     tokenizer = subject.place.tokenizer
     if tokenizer is None:
@@ -230,7 +234,7 @@ def tokenizer_code_missing(subject: Subject) -> Iterator[Hit]:
 
     Example: `"auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", null]}` without tokenization_chatglm.py.
 
-    Source: transformers 5.23 dynamic_module_utils; tokenizer rule catalogue T11.
+    Source: transformers 5.23.0 dynamic_module_utils.py.
     """
     tokenizer = subject.place.tokenizer
     for value in (tokenizer.auto_map if tokenizer is not None else {}).values():
@@ -263,7 +267,7 @@ def length_unset(subject: Subject) -> Iterator[Hit]:
 
     Example: 1000000000000000019884624838656.
 
-    Source: transformers VERY_LARGE_INTEGER; tokenizer rule catalogue T20.
+    Source: transformers tokenization_utils_base.py VERY_LARGE_INTEGER.
     """
     tokenizer = subject.place.tokenizer
     value = tokenizer.config.get("model_max_length") if tokenizer is not None else None

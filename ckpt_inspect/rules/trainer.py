@@ -24,7 +24,7 @@ def best_checkpoint_gone(subject: Subject) -> Iterator[Hit]:
 
     Example: best_model_checkpoint `out/checkpoint-400`, and only 600 and 800 are here.
 
-    Source: transformers 5.23 Trainer._load_best_model; trainer rule catalogue 18.
+    Source: transformers 5.23.0 trainer.py Trainer._load_best_model.
     """
     found = subject.run.newest_trainer_state
     if found is None or not found[0].best_model_checkpoint:
@@ -57,7 +57,8 @@ def best_metric_differs(subject: Subject) -> Iterator[Hit]:
 
     Example: best_metric 1.31, eval_loss at best_global_step 1.42.
 
-    Source: transformers 4.47 _determine_best_metric; trainer rule catalogue 19.
+    Source: transformers 4.47.0 trainer.py Trainer._determine_best_metric; up to 4.46.3 the value was kept in
+    _save_checkpoint only.
     """
     found = subject.run.newest_trainer_state
     if found is None:
@@ -92,7 +93,7 @@ def unknown_state_key(subject: Subject) -> Iterator[Hit]:
 
     Example: a state of transformers 5.x opened with 4.30.
 
-    Source: transformers TrainerState.load_from_json; measured.
+    Source: transformers 5.23.0 trainer_callback.py TrainerState.load_from_json: cls(**json).
     """
     state = subject.place.trainer_state
     artifact = subject.place.find("trainer_state")
@@ -114,7 +115,7 @@ def steps_go_back(subject: Subject) -> Iterator[Hit]:
 
     Example: entries at steps 10, 20, 30, 20, 30, 40.
 
-    Source: trainer rule catalogue 36.
+    Source: transformers 5.23.0 trainer.py: a resume appends to log_history of the checkpoint it starts from.
     """
     found = subject.run.newest_trainer_state
     if found is None:
@@ -158,7 +159,8 @@ def ended_early(subject: Subject) -> Iterator[Hit]:
 
     Example: global_step 640 of max_steps 1000.
 
-    Source: trainer rule catalogue 40.
+    Source: transformers 5.23.0 trainer.py Trainer.train ends at max_steps unless a callback sets
+    should_training_stop.
     """
     answer = subject.answers.batches
     ended = answer.ended if answer is not None else None
@@ -189,7 +191,8 @@ def records_decrease(subject: Subject) -> Iterator[Hit]:
 
     Example: checkpoint-500 of yesterday beside checkpoint-600 of a run started anew.
 
-    Source: trainer rule catalogue 44.
+    Source: transformers 5.23.0 trainer_callback.py TrainerState.total_flos, num_input_tokens_seen: sums that only
+    grow.
     """
     last: dict[str, tuple[float, str]] = {}
     for checkpoint in subject.run.checkpoints:
@@ -220,7 +223,8 @@ def arguments_changed(subject: Subject) -> Iterator[Hit]:
 
     Example: max_steps 1000 until checkpoint-1000, 2000 from checkpoint-1500 on.
 
-    Source: transformers 5.23, measured; trainer rule catalogue 56.
+    Source: transformers 5.23.0 trainer_utils.py compare_trainer_and_checkpoint_args warns about steps and batch
+    size only.
     """
     keys = (
         "learning_rate",
@@ -258,7 +262,7 @@ def versions_mixed(subject: Subject) -> Iterator[Hit]:
 
     Example: config.json 4.51.3 in checkpoint-500, 4.52.4 in the root.
 
-    Source: trainer rule catalogue 60.
+    Source: transformers 5.23.0 configuration_utils.py: config.json holds the release that saved it.
     """
     root = subject.run.model_config
     for checkpoint in subject.run.checkpoints:
@@ -284,7 +288,7 @@ def root_is_best(subject: Subject) -> Iterator[Hit]:
 
     Example: best at step 400 of 1000: the root holds step 400.
 
-    Source: transformers 5.23 Trainer._load_best_model; trainer rule catalogue 58.
+    Source: transformers 5.23.0 trainer.py Trainer._load_best_model.
     """
     found = subject.run.newest_trainer_state
     args = subject.run.training_args

@@ -48,7 +48,7 @@ def nan_weights(subject: Subject) -> Iterator[Hit]:
 
     Example: `lm_head.weight` all NaN after a run with fp16.
 
-    Source: adapter rule catalogue A19, DeepSpeed catalogue Z26.
+    Source: IEEE 754; no training library writes NaN on purpose, and holes of a sparse copy read as zeros.
     """
     by_file: dict[str, list[tuple[TensorRow, Statistics]]] = {}
     for path, row, statistics in _statistics(subject):
@@ -76,7 +76,7 @@ def adapter_never_trained(subject: Subject) -> Iterator[Hit]:
 
     Example: an adapter saved before trainer.train().
 
-    Source: peft 0.21.2 reset_lora_parameters; adapter rule catalogue A18.
+    Source: peft 0.21.2 tuners/lora/layer.py reset_lora_parameters: lora_B starts at zero.
     """
     config = subject.place.adapter_config
     if config is None or config.peft_type not in ("LORA", "ADALORA"):
@@ -97,7 +97,8 @@ def zero_tensor(subject: Subject) -> Iterator[Hit]:
 
     Example: the last gigabyte of a file after a crash.
 
-    Source: security reference 6; DeepSpeed catalogue Z26.
+    Source: torch 2.13 serialization.py skip_data writes such files; so does a copy that lost the blocks of a sparse
+    file.
     """
     for path, row, item in _statistics(subject):
         small = item.elements < 1024 or len(row.shape) < 2
@@ -116,7 +117,7 @@ def checksum(subject: Subject) -> Iterator[Hit]:
 
     Example: one flipped bit in optimizer.pt.
 
-    Source: torch 2.13 ignores the zip CRC (measured); DeepSpeed catalogue Z24.
+    Source: the zip format (APPNOTE 4.4.7); torch 2.13 torch.load does not compare the CRC-32.
     """
     from ckpt_inspect.formats.zip_content import crc_of
     from ckpt_inspect.formats.zip_directory import looks_like_zip, read_zip_directory
@@ -148,7 +149,7 @@ def float16_range(subject: Subject) -> Iterator[Hit]:
 
     Example: a float16 adapter with values of 6e4.
 
-    Source: IEEE 754 binary16; adapter rule catalogue A26.
+    Source: IEEE 754 binary16: the largest number is 65,504.
     """
     for path, row, item in _statistics(subject):
         if row.dtype == "F16" and item.minimum is not None and item.maximum is not None:

@@ -21,7 +21,7 @@ def no_tag(subject: Subject) -> Iterator[Hit]:
 
     Example: `checkpoint-500` with `latest` and no `global_step500`.
 
-    Source: deepspeed 0.19.8 engine.load_checkpoint; DeepSpeed catalogue Z01.
+    Source: deepspeed 0.19.8 runtime/engine.py DeepSpeedEngine.load_checkpoint.
     """
     yield from planned(subject, "Z01")
 
@@ -37,7 +37,7 @@ def latest_unusable(subject: Subject) -> Iterator[Hit]:
 
     Example: a `latest` of 0 bytes beside a whole `global_step500`.
 
-    Source: deepspeed 0.19.8 engine.save_checkpoint; DeepSpeed catalogue Z02.
+    Source: deepspeed 0.19.8 runtime/engine.py DeepSpeedEngine.save_checkpoint writes `latest` in place.
     """
     yield from hits(subject, "CKP402")
 
@@ -52,7 +52,7 @@ def latest_names_nothing(subject: Subject) -> Iterator[Hit]:
 
     Example: `latest` says global_step900, only global_step800 is here.
 
-    Source: deepspeed 0.19.8 engine.load_checkpoint; DeepSpeed catalogue Z03.
+    Source: deepspeed 0.19.8 runtime/engine.py DeepSpeedEngine.load_checkpoint.
     """
     yield from planned(subject, "Z03")
 
@@ -67,7 +67,7 @@ def latest_is_not_newest(subject: Subject) -> Iterator[Hit]:
 
     Example: `latest` global_step800, and a half-written global_step900.
 
-    Source: deepspeed 0.19.8 engine.save_checkpoint writes `latest` last; DeepSpeed catalogue Z04.
+    Source: deepspeed 0.19.8 runtime/engine.py DeepSpeedEngine.save_checkpoint writes `latest` last.
     """
     yield from (hit for hit in planned(subject, "Z04") if hit.severity != "note")  # an older tag was opened by name
 
@@ -83,7 +83,7 @@ def step_counts_differ(subject: Subject) -> Iterator[Hit]:
 
     Example: checkpoint-500 holds global_step498 after two skipped steps.
 
-    Source: deepspeed 0.19.8 engine.global_steps; DeepSpeed catalogue Z06, Z07.
+    Source: deepspeed 0.19.8 runtime/engine.py: the tag is global_step with the engine's own count, global_steps.
     """
     yield from planned(subject, "Z06", "Z07")
 
@@ -98,7 +98,8 @@ def leftover_tag(subject: Subject) -> Iterator[Hit]:
 
     Example: global_step400 and global_step500 in checkpoint-500.
 
-    Source: DeepSpeed catalogue Z08.
+    Source: deepspeed 0.19.8 runtime/engine.py DeepSpeedEngine.save_checkpoint adds a tag directory and removes
+    none.
     """
     yield from planned(subject, "Z08")
 
@@ -114,7 +115,7 @@ def missing_rank(subject: Subject) -> Iterator[Hit]:
 
     Example: node-local storage on two nodes, and only one was copied.
 
-    Source: deepspeed 0.19.8 engine._get_zero_ckpt_name; DeepSpeed catalogue Z10, Z17.
+    Source: deepspeed 0.19.8 runtime/engine.py _get_zero_ckpt_name: one file per data-parallel rank.
     """
     yield from planned(subject, "Z10", "Z17")
 
@@ -129,7 +130,7 @@ def extra_rank(subject: Subject) -> Iterator[Hit]:
 
     Example: 8 ranks, then 4 ranks into the same global_step1000.
 
-    Source: deepspeed utils/zero_to_fp32.py "Expected ..."; DeepSpeed catalogue Z11.
+    Source: deepspeed 0.19.8 utils/zero_to_fp32.py get_optim_files, "Expected N of ... but found M".
     """
     yield from planned(subject, "Z11")
 
@@ -144,7 +145,7 @@ def mixed_world_sizes(subject: Subject) -> Iterator[Hit]:
 
     Example: partition_count 4 in rank 0, 8 in rank 5; or bf16_ files beside plain ones.
 
-    Source: deepspeed 0.19.8 stage_1_and_2.state_dict partition_count; DeepSpeed catalogue Z12, Z13, Z14.
+    Source: deepspeed 0.19.8 runtime/zero/stage_1_and_2.py state_dict: partition_count.
     """
     yield from planned(subject, "Z12", "Z13", "Z14")
 
@@ -159,7 +160,7 @@ def parallel_layout(subject: Subject) -> Iterator[Hit]:
 
     Example: `layer_00-model_states.pt` of a PipelineModule.
 
-    Source: deepspeed 0.19.8 PipelineModule, moe; DeepSpeed catalogue Z15, Z16.
+    Source: deepspeed 0.19.8 runtime/pipe/module.py PipelineModule, moe/layer.py.
     """
     for hit in planned(subject, "Z15", "Z16", "layout"):
         yield Hit(hit.path, hit.message, hit.remedy, hit.tensor, "note", hit.evidence)
@@ -175,6 +176,7 @@ def shard_unreadable(subject: Subject) -> Iterator[Hit]:
 
     Example: rank 3's file is 1.1 GB, all others are 2.4 GB.
 
-    Source: DeepSpeed catalogue Z20 to Z24.
+    Source: torch 2.13 torch/serialization.py: a zip archive, or the legacy stream; git-lfs pointers and HTML pages
+    stand in their place after failed downloads.
     """
     yield from planned(subject, "Z20", "Z21", "Z22", "Z23", "key")

@@ -21,7 +21,8 @@ def shard_sizes_differ(subject: Subject) -> Iterator[Hit]:
 
     Example: 2.4 GB on seven ranks, 1.9 GB on the eighth.
 
-    Source: deepspeed 0.19.8 flat partitions; DeepSpeed catalogue Z25.
+    Source: deepspeed 0.19.8 runtime/zero/stage_1_and_2.py and stage3.py: flat partitions are padded to the same
+    length on every rank.
     """
     zero = subject.checkpoint.zero
     if zero is None or len(zero.optim_files) < 2 or zero.expert_files or zero.model_parallel > 1:
@@ -47,7 +48,8 @@ def shard_values(subject: Subject) -> Iterator[Hit]:
 
     Example: a shard restored from a snapshot taken before its pages were flushed.
 
-    Source: torch 2.13 serialization.skip_data writes such files; DeepSpeed catalogue Z26.
+    Source: torch 2.13 serialization.py skip_data writes such files; so does a copy that lost the blocks of a sparse
+    file.
     """
     for hit in planned(subject, "Z26", complete=True):
         # Zeros may be those of an adapter that was never trained; what is not finite has a tensor's name.
@@ -65,7 +67,8 @@ def mixed_saves(subject: Subject) -> Iterator[Hit]:
 
     Example: param_shapes of rank 0 and rank 1 list different tensors.
 
-    Source: DeepSpeed catalogue Z27, Z30, Z33.
+    Source: deepspeed 0.19.8 utils/zero_to_fp32.py parse_optim_states reads zero_stage and partition_count of the
+    first file only, and joins groups with zip().
     """
     yield from planned(subject, "Z27", "Z30", "Z33")
 
@@ -80,7 +83,7 @@ def mixed_versions(subject: Subject) -> Iterator[Hit]:
 
     Example: ds_version 0.14.5 on rank 0, 0.16.7 on rank 4.
 
-    Source: DeepSpeed catalogue Z28.
+    Source: deepspeed 0.19.8 runtime/engine.py: every file of a save holds ds_version.
     """
     yield from planned(subject, "Z28")
 
@@ -96,7 +99,8 @@ def partition_sums(subject: Subject) -> Iterator[Hit]:
 
     Example: 30 + 29 elements saved for 60 wanted.
 
-    Source: deepspeed utils/zero_to_fp32.py; DeepSpeed catalogue Z31, Z32, Z35.
+    Source: deepspeed 0.19.8 utils/zero_to_fp32.py _get_fp32_state_dict_from_zero2_checkpoint,
+    _get_fp32_state_dict_from_zero3_checkpoint.
     """
     yield from planned(subject, "Z31", "Z32", "Z35", "coverage")
 
@@ -112,7 +116,7 @@ def slice_addresses(subject: Subject) -> Iterator[Hit]:
 
     Example: 10 of 15 parameters converted to wrong weights, measured with 3 ranks.
 
-    Source: deepspeed 0.19.8 stage_1_and_2._link_all_hp_params; DeepSpeed catalogue Z34.
+    Source: deepspeed 0.19.8 runtime/zero/stage_1_and_2.py _link_all_hp_params, utils/mixed_precision_linkage.py.
     """
     for hit in planned(subject, "Z34"):
         yield Hit(hit.path, hit.message, hit.remedy, hit.tensor, "note", hit.evidence)
@@ -128,7 +132,7 @@ def master_not_float32(subject: Subject) -> Iterator[Hit]:
 
     Example: `single_partition_of_fp32_groups` of bfloat16 tensors.
 
-    Source: deepspeed 0.19.8 zero/stage_1_and_2.py; DeepSpeed catalogue Z37.
+    Source: deepspeed 0.19.8 runtime/zero/stage_1_and_2.py fp16_master_weights_and_gradients.
     """
     for hit in planned(subject, "Z37"):
         yield Hit(
@@ -147,7 +151,8 @@ def master_differs_from_module(subject: Subject) -> Iterator[Hit]:
 
     Example: `latest` was published while a slow rank still wrote its shard.
 
-    Source: DeepSpeed catalogue Z38.
+    Source: deepspeed 0.19.8 runtime/zero/stage_1_and_2.py step: the 16-bit module is the rounded master after each
+    update.
     """
     # A note tells that the values agree, or that there is nothing to compare them with.
     yield from (hit for hit in planned(subject, "Z38", complete=True) if hit.severity != "note")
@@ -164,7 +169,8 @@ def rank_steps_differ(subject: Subject) -> Iterator[Hit]:
 
     Example: step 500 on ranks 0 to 6, step 400 on rank 7.
 
-    Source: deepspeed 0.19.8 engine.save_checkpoint has no barrier there; DeepSpeed catalogue Z39.
+    Source: deepspeed 0.19.8 runtime/engine.py DeepSpeedEngine.save_checkpoint writes `latest` on rank 0 without
+    waiting for all ranks' files.
     """
     yield from (hit for hit in planned(subject, "Z39") if hit.severity != "note")  # some eras record no step
 
@@ -179,7 +185,8 @@ def frozen_not_recorded(subject: Subject) -> Iterator[Hit]:
 
     Example: a frozen embedding under ZeRO-1: 15 tensors come out instead of 18.
 
-    Source: deepspeed 0.19.8 engine._save_checkpoint save_frozen_param; DeepSpeed catalogue Z40.
+    Source: deepspeed 0.19.8 runtime/engine.py DeepSpeedEngine._save_checkpoint: save_frozen_param,
+    frozen_param_fragments.
     """
     if any(problem.level == "error" for problem in survey(subject)):
         return  # what is in no shard then is missing for another reason
@@ -197,6 +204,6 @@ def alias_without_owner(subject: Subject) -> Iterator[Hit]:
 
     Example: `lm_head.weight` shares `embed_tokens.weight`, which was excluded.
 
-    Source: deepspeed 0.19.8 shared_params; DeepSpeed catalogue Z41, Z43.
+    Source: deepspeed 0.19.8 runtime/engine.py DeepSpeedEngine._get_shared_params.
     """
     yield from planned(subject, "Z41", "Z43")

@@ -167,32 +167,50 @@ def test_the_hook_on_adapters_gets_the_files_it_names(fixtures: Path, tmp_path: 
     assert "CKP040" in done.stdout
 
 
-def snippets() -> dict[str, Any]:
-    """Heading -> the document below it."""
+def snippets() -> dict[str, list[Any]]:
+    """Heading -> the documents below it."""
     text = (ROOT / "docs" / "pipelines.md").read_text()
+    sections = re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
     return {
-        title: yaml.safe_load(body) for title, body in re.findall(r"## (\S+)\n\n```yaml\n(.*?)```", text, re.DOTALL)
+        title: [yaml.safe_load(found) for found in re.findall(r"```yaml\n(.*?)```", body, re.DOTALL)]
+        for title, body in sections
     }
 
 
-def test_the_documented_steps_name_inputs_and_hooks_that_exist() -> None:
-    *_, uses = snippets()["GitHub"]["jobs"]["check"]["steps"]
+def test_the_documented_action_has_the_inputs_of_the_action() -> None:
+    action, plain = snippets()["GitHub"]
+    *_, uses = action["jobs"]["check"]["steps"]
+    assert uses["uses"].startswith("./"), "a path: where this project is published is not known here"
     assert set(uses["with"]) <= set(ACTION["inputs"])
-    (repository,) = snippets()["pre-commit"]["repos"]
-    assert {hook["id"] for hook in repository["hooks"]} <= {hook["id"] for hook in HOOKS}
+    text = (ROOT / "docs" / "pipelines.md").read_text()
+    assert all(f"| `{name}` |" in text for name in ACTION["inputs"])
+    *_, install, check = plain["jobs"]["check"]["steps"]
+    assert install["run"] == "pip install ckpt-inspect"
+    assert check["run"].startswith("ckpt-inspect check")
+
+
+def test_the_documented_hook_is_the_hook() -> None:
+    ((repository,),) = [document["repos"] for document in snippets()["pre-commit"]]
+    (given,) = repository["hooks"]
+    offered = next(hook for hook in HOOKS if hook["id"] == given["id"])
+    for key in ("entry", "language", "pass_filenames", "always_run"):
+        assert given[key] == offered[key]
+    assert repository["repo"] == "local"
+    assert given["additional_dependencies"] == ["ckpt-inspect"], "a local hook has to name what it needs"
 
 
 @bash
+@pytest.mark.parametrize("job", snippets()["GitLab"], ids=["one report", "two reports"])
 def test_the_documented_gitlab_job_leaves_its_report_when_it_fails(
-    broken: Path, fixtures: Path, tmp_path: Path, path_with_command: str
+    broken: Path, fixtures: Path, tmp_path: Path, path_with_command: str, job: dict[str, Any]
 ) -> None:
-    job = snippets()["GitLab"]["check-runs"]
+    job = job["check-runs"]
     shutil.copytree(fixtures / "zero2", tmp_path / "work" / "runs" / "one")
     shutil.copytree(broken, tmp_path / "work" / "runs" / "two")
-    install, command = job["script"]
+    install, *commands = job["script"]
     assert install == "pip install ckpt-inspect"
     done = subprocess.run(
-        ["bash", "-c", command],
+        ["bash", "-e", "-c", "\n".join(commands)],
         env={**os.environ, "PATH": path_with_command},
         cwd=tmp_path / "work",
         capture_output=True,

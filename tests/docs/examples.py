@@ -1,8 +1,9 @@
-"""The commands and outputs shown in the documentation. ``python tests/docs/examples.py`` brings the outputs up to date.
+"""The commands and outputs shown in the documentation. ``python docs/make outputs`` brings the outputs up to date.
 
 Every ``ckpt-inspect`` line of a ```sh block is run, in a directory that holds only a copy of ``fixtures``; a page's
 commands run in order, in the same directory. A line ends with ``# exits N`` where the exit code is not 0. A ```text
-block right after a ```sh block is what its last command prints, with ``...`` for lines left out.
+block right after a ```sh block is what its last command prints, with ``...`` for lines left out. A ```python block with a statement
+about ``ckpt_inspect`` is run as it stands; a line ``expression  # value`` has to have that value.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ WIDTH = 100
 ELIDED = "..."
 _BLOCKS = re.compile(r"^```sh\n(?P<commands>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 _EXITS = re.compile(r"#\s*exits (\d)\s*$")
+_PYTHON = re.compile(r"^```python\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+_SHOWN = re.compile(r"^(?P<expression>[\w.()\[\]\-/\"]+) +# (?P<value>\S.*)$", re.MULTILINE)
 _VARYING = (  # what differs from machine to machine, and what stands for it
     (re.compile(r"[\d.]+ m?s \([^)]*/s\)"), "N s (N MB/s)"),
     (re.compile(r"[\d.]+ kB checked"), "N kB checked"),  # a record holds the path of the shards
@@ -69,6 +72,22 @@ def run(command: str, at: Path) -> subprocess.CompletedProcess[str]:
     )
     done.stdout = done.stdout.replace(f"{at.resolve()}{os.sep}", "")
     return done
+
+
+def python_blocks(text: str) -> list[str]:
+    """The programs of a page; signatures and fragments, which the reference shows, are none."""
+    return [block for block in _PYTHON.findall(text) if re.match(r"import |from \w+ import |\w+ = ", block)]
+
+
+def run_python(block: str, at: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program of a page, with an assertion for every value it shows."""
+    program = _SHOWN.sub(
+        lambda line: f"assert repr({line['expression']}) == {line['value']!r}, repr({line['expression']})", block
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=at, env=environment, capture_output=True, encoding="utf-8", check=False
+    )
 
 
 def workplace(at: Path) -> Path:
