@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -67,17 +67,32 @@ def explain_schedule(run: Run) -> LearningRateAnswer | None:
     plan = plan_of(records.arguments, records.total, records.states, records.version)
     found: Fit | None = None
     if plan.schedule is not None:
-        found = fit(
-            ScheduleFacts(
-                points=records.points,
-                schedule=plan.schedule,
-                offsets=_offsets(plan, records.version),
-                totals=records.totals,
-                starts=records.starts,
-                may_skip=records.may_skip,
-            )
+        facts = ScheduleFacts(
+            points=records.points,
+            schedule=plan.schedule,
+            offsets=_offsets(plan, records.version),
+            totals=records.totals,
+            starts=records.starts,
+            may_skip=records.may_skip,
         )
+        found = fit(facts)
+        if found is not None and not found.matches and (others := _planned_before(records, plan.schedule)):
+            found = fit(replace(facts, others=others))
     return _answer(records, plan, found)
+
+
+def _planned_before(records: ScheduleRecords, planned: Schedule) -> tuple[Schedule, ...]:
+    """What the arguments of the checkpoints describe, where more than the horizon or the base rate is another."""
+    found: list[Schedule] = []
+    for checkpoint in records.run.checkpoints[-STATES_READ:]:
+        state = checkpoint.trainer_state
+        total = state.max_steps if state is not None and is_step(state.max_steps) else records.total
+        other = plan_of(checkpoint.training_args, total, (), records.version).schedule
+        if other is None or replace(other, total=planned.total, base=planned.base) == planned:
+            continue
+        if other not in found:
+            found.append(other)
+    return tuple(found)
 
 
 class ScheduleRecords:
@@ -138,7 +153,8 @@ class ScheduleRecords:
             scheduler = checkpoint.scheduler
             if scheduler is not None and is_step(scheduler.last_epoch) and scheduler.last_lr:
                 step = checkpoint.step if checkpoint.step is not None else scheduler.last_epoch
-                found.append(StateRate(step, scheduler.last_epoch, scheduler.last_lr[0]))
+                by_metric = scheduler.kind_hint in ("plateau", "greedy")
+                found.append(StateRate(step, scheduler.last_epoch, scheduler.last_lr[0], by_metric))
         return tuple(found)
 
     @cached_property
@@ -169,7 +185,7 @@ class ScheduleRecords:
     def may_skip(self) -> bool:
         """Whether fp16 loss scaling may have skipped updates."""
         arguments = self.arguments
-        if any(state.count < state.step for state in self.states):
+        if any(state.count < state.step and not state.by_metric for state in self.states):
             return True
         return arguments is not None and (arguments.flag("fp16") is True or arguments.uses_deepspeed)
 
@@ -210,6 +226,9 @@ def _answer(records: ScheduleRecords, plan: Plan, found: Fit | None) -> Learning
             sentences.append(words.departure(found, len(points), schedule))
         if schedule.kind != "constant":
             sentences.append(words.convention(found.offset, deepspeed=plan.owner == "deepspeed"))
+    elif schedule is not None and verdict == "matches":
+        last = records.states[-1]
+        sentences.append(f"No rate was logged; scheduler.pt of checkpoint-{last.step} holds the one planned for then.")
     elif points and schedule is None:
         sentences.append(_inferred(inferred) if inferred else _bare(points))
     if verdict != "matches" or records.may_skip:
@@ -218,7 +237,7 @@ def _answer(records: ScheduleRecords, plan: Plan, found: Fit | None) -> Learning
     return LearningRateAnswer(
         scheduler=plan.kind or (inferred.kind if inferred else None),
         warmup_steps=inferred.warmup if inferred else plan.warmup,
-        peak=_peak(records, schedule, found),
+        peak=_peak(records, schedule, found, verdict),
         final=points[-1].rate if points else records.states[-1].rate,
         verdict=verdict,
         max_relative_error=found.error if found is not None else None,
@@ -244,6 +263,8 @@ def _inferred(schedule: Schedule) -> str:
 
 def _bare(points: tuple[RatePoint, ...]) -> str:
     highest = max(points, key=lambda point: point.rate)
+    if all(point.rate == highest.rate for point in points):
+        return f"The logged rate was {plainly(highest.rate)} throughout."
     return (
         f"The logged rate goes from {plainly(points[0].rate)} at step {points[0].step} to {plainly(points[-1].rate)} at step "
         f"{points[-1].step}, highest {plainly(highest.rate)} at step {highest.step}."
@@ -260,6 +281,9 @@ def _states(records: ScheduleRecords, plan: Plan, found: Fit | None) -> tuple[st
         return "", None
     sentences: list[str] = []
     last = records.states[-1]
+    if last.by_metric:
+        times = counted(last.count, "time")
+        return f"scheduler.pt of checkpoint-{last.step} was stepped {times}, once per evaluation.", None
     if last.count < last.step:
         missing = counted(last.step - last.count, "update")
         why = "skipped" if _lagging(found) else "skipped, or done before the scheduler began anew"
@@ -282,13 +306,14 @@ def _states(records: ScheduleRecords, plan: Plan, found: Fit | None) -> tuple[st
     return " ".join(sentences), agree
 
 
-def _peak(records: ScheduleRecords, schedule: Schedule | None, found: Fit | None) -> float | None:
+def _peak(records: ScheduleRecords, schedule: Schedule | None, found: Fit | None, verdict: str) -> float | None:
     rates = [point.rate for point in records.points] or [state.rate for state in records.states]
     logged = max(rates, default=None)
-    if schedule is None or found is None or not found.matches:
+    if schedule is None or verdict != "matches":
         return logged
-    end = records.points[-1].step
-    tried = {0, schedule.warmup, *(point.step - found.offset for point in records.points)}
+    end = records.points[-1].step if records.points else records.states[-1].step
+    offset = found.offset if found is not None else 0
+    tried = {0, schedule.warmup, *(point.step - offset for point in records.points)}
     return max(schedule.rate(count) for count in tried if 0 <= count <= max(end, 1))
 
 

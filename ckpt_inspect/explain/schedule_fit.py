@@ -18,7 +18,7 @@ from ckpt_inspect.explain.schedule_formulas import Schedule, ScheduleError
 TOLERANCE = 1e-9  # relative to the base rate
 MOST_SEGMENTS = 8
 MOST_SKIPPED = 5_000
-Cause = Literal["planned", "horizon", "restart", "base", "skipped", "unexplained"]
+Cause = Literal["planned", "horizon", "arguments", "restart", "base", "skipped", "unexplained"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,15 @@ class RatePoint:
 
 @dataclass(frozen=True, slots=True)
 class StateRate:
-    """What a scheduler.pt holds: the checkpoint's step, how often it was stepped, the rate then."""
+    """What a scheduler.pt holds: the checkpoint's step, how often it was stepped, the rate then.
+
+    `by_metric`: it is stepped once per evaluation, not once per update.
+    """
 
     step: int
     count: int
     rate: float
+    by_metric: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class ScheduleFacts:
         schedule: the schedule that the arguments describe.
         offsets: log offsets that the release allows, most likely first.
         totals: other horizons the directory speaks of (max_steps of older checkpoints).
+        others: schedules that the arguments of older checkpoints describe.
         starts: steps at which a session may have begun.
         may_skip: whether updates may have been skipped (fp16, DeepSpeed).
     """
@@ -55,6 +60,7 @@ class ScheduleFacts:
     schedule: Schedule
     offsets: tuple[int, ...] = (0, 1)
     totals: tuple[int, ...] = ()
+    others: tuple[Schedule, ...] = ()
     starts: tuple[int, ...] = ()
     may_skip: bool = False
 
@@ -115,7 +121,7 @@ def _fit_with(facts: ScheduleFacts, offset: int) -> Fit:
     error, departure = 0.0, None
     for point in facts.points:
         expected = facts.schedule.rate(max(0, point.step - offset))
-        apart = abs(point.rate - expected) / base if base else math.inf
+        apart = 0.0 if point.rate == expected else abs(point.rate - expected) / base if base else math.inf
         if math.isnan(apart):
             apart = math.inf
         error = max(error, apart)
@@ -180,7 +186,7 @@ def _longest(facts: ScheduleFacts, offset: int, index: int) -> Segment | None:
     best: Segment | None = None
     for cause, schedule, shift in _hypotheses(facts, offset, index):
         count = _run_length(facts.points, index, schedule, offset + shift)
-        known = schedule.total in (facts.schedule.total, *facts.totals) and cause != "base"
+        known = cause == "arguments" or (schedule.total in (facts.schedule.total, *facts.totals) and cause != "base")
         fewest = 3 if not known else 2 if shift and shift not in facts.starts else 1
         if count < fewest:
             continue
@@ -200,11 +206,13 @@ def _run_length(points: Sequence[RatePoint], index: int, schedule: Schedule, shi
 
 
 def _hypotheses(facts: ScheduleFacts, offset: int, index: int) -> Iterator[tuple[Cause, Schedule, int]]:
-    """Simplest first: planned; another horizon; a restart from zero; another base rate."""
+    """Simplest first: planned; another horizon; older arguments; a restart from zero; another base rate."""
     planned, point = facts.schedule, facts.points[index]
     yield "planned", planned, 0
     for total in facts.totals:
         yield "horizon", planned.with_total(total), 0
+    for other in facts.others:
+        yield "arguments", other, 0
     previous = facts.points[index - 1].step if index else 0
     begins = [start for start in facts.starts if start < point.step]
     for start in dict.fromkeys([*reversed(begins), *range(max(0, point.step - 1), max(-1, previous - 1), -1)][:200]):

@@ -83,6 +83,17 @@ class Schedule:
             raise ScheduleError(f"the option {name!r} of the scheduler {self.kind} is not finite")
         return int(value)
 
+    @property
+    def stable_until(self) -> float:
+        """The step at which warmup_stable_decay begins to decay.
+
+        Raises:
+            ScheduleError: num_decay_steps is missing, or an option is no number.
+        """
+        if self.option("num_stable_steps") is not None:
+            return self.warmup + self.number("num_stable_steps")
+        return self.total - self.number("num_decay_steps")
+
     def rate(self, count: int) -> float:
         """The learning rate once the scheduler was stepped `count` times.
 
@@ -205,8 +216,7 @@ def _fall(shape: object, progress: float, cycles: float) -> float:
 def _warmup_stable_decay(schedule: Schedule, count: int) -> float:
     early = schedule.generation == "wsd-4.41"
     warmup, decay = schedule.warmup, schedule.number("num_decay_steps")
-    given = schedule.option("num_stable_steps")
-    stable = schedule.number("num_stable_steps") if given is not None else schedule.total - warmup - decay
+    stable = schedule.stable_until - warmup
     floor = schedule.number("min_lr_ratio")
     if count < warmup:
         progress = float(count) / float(max(1, warmup))

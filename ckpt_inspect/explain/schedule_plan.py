@@ -12,6 +12,7 @@ from ckpt_inspect.explain.numbers import is_number, plainly, whole
 from ckpt_inspect.explain.schedule_fit import StateRate
 from ckpt_inspect.explain.schedule_formulas import Schedule, ScheduleError, warmup_steps
 from ckpt_inspect.explain.version import VersionEvidence
+from ckpt_inspect.knowledge import load
 from ckpt_inspect.printable import printable
 
 if TYPE_CHECKING:
@@ -65,13 +66,15 @@ def plan_of(
     if horizon is None:
         return Plan(kind, None, None, owner, "The number of steps the schedule was planned for is not recorded.")
     warmup = warmup_steps(arguments.arguments, horizon)
-    options = arguments.arguments.get("lr_scheduler_kwargs")
+    options, left_out = _options(kind, arguments, version)
+    if options is None:
+        return Plan(kind, None, warmup, owner, left_out)
     schedule = Schedule(
         kind,
         float(base),
         warmup or 0,
         horizon,
-        options if isinstance(options, Mapping) else {},
+        options,
         "wsd-4.41" if kind == "warmup_stable_decay" and version.has("wsd_from_min_lr") is False else "",
     )
     evidence = tuple(
@@ -84,7 +87,21 @@ def plan_of(
         known = printable(kind, 60)
         return Plan(known, None, None if reason == UNKNOWN_KIND else warmup, owner, reason, evidence=evidence)
     used = 0 if schedule.row["warmup"] == "none" else schedule.warmup
-    return Plan(kind, schedule, used, owner, "", _warmup_rule(arguments, horizon, used), evidence)
+    return Plan(kind, schedule, used, owner, left_out, _warmup_rule(arguments, horizon, used), evidence)
+
+
+def _options(kind: str, arguments: TrainingArgs, version: VersionEvidence) -> tuple[Mapping[str, Any] | None, str]:
+    """lr_scheduler_kwargs as far as the release passes them on, None where that is open, and a sentence about it."""
+    given = arguments.arguments.get("lr_scheduler_kwargs")
+    options = given if isinstance(given, Mapping) else {}
+    since = load("schedulers").get(kind, {}).get("options_since")
+    passed = version.has(since) if since is not None else True
+    if not options or passed:
+        return options, ""
+    rule = f"Releases before {load('transformers_eras')['behaviour'][since]['since']} pass it no lr_scheduler_kwargs"
+    if passed is None:
+        return None, f"{rule}, and which release trained is not known, so the rates cannot be recomputed."
+    return {}, f"{rule}, so {printable(dict(options), 80)} had no effect."
 
 
 UNSEEN = 2_000  # past DeepSpeed's default warm-up of 1000, so that every branch of a formula is tried once

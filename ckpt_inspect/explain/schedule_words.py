@@ -34,6 +34,10 @@ def _described(schedule: Schedule) -> str:
     if schedule.kind == "inverse_sqrt":
         return f"{name}: {warm}, then falling with the square root of the step"
     end = schedule.rate(schedule.total)
+    if 0 < schedule.total <= schedule.warmup:
+        return f"{name}: {warm}, of which the run's {counted(schedule.total, 'step')} only get to {plainly(end)}"
+    if schedule.kind == "warmup_stable_decay":
+        return f"{name}: {warm}, constant to step {plainly(schedule.stable_until)}, then to {plainly(end)} at step {schedule.total}"
     return f"{name}: {warm}, then to {plainly(end)} at step {schedule.total}"
 
 
@@ -79,6 +83,11 @@ def _cause(segment: Segment, offset: int, planned: Schedule) -> str:
         return (
             f"{span} follow a horizon of {segment.schedule.total} steps instead of {planned.total}, so the run was resumed "
             "with another max_steps, number of epochs or batch size"
+        )
+    if segment.cause == "arguments":
+        return (
+            f"{span} follow what the arguments of an earlier session planned ({describe(segment.schedule)}), so the run "
+            "was resumed with other arguments"
         )
     if segment.cause == "restart":
         return (

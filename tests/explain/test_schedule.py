@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from builders.run_directories import fields_of, train_entries, write_arguments, write_log, write_scheduler, write_state
+from builders.torch_files import save_zip
 
 from ckpt_inspect.explain.schedule import LearningRateAnswer, explain_schedule
 from ckpt_inspect.explain.schedule_formulas import Schedule
@@ -23,7 +24,10 @@ def write_run(
 ) -> None:
     """A run whose log follows `schedule`, logged as `release` does it."""
     entries = train_entries(
-        [(step, 1.234567 if release >= (5, 0, 0) else 1.25 + step / 100) for step in range(1, schedule.total + 1)],
+        [
+            (step, 1.234567 if release >= (5, 0, 0) else round(1.25 + step / 100, 2))
+            for step in range(1, schedule.total + 1)
+        ],
         learning_rate=lambda step: schedule.rate(step - offset),
     )
     state, fields = fields_of(release)
@@ -170,3 +174,56 @@ def test_hostile_options_are_shown_as_text(tmp_path: Path) -> None:
 def test_a_directory_without_rates_has_no_answer(tmp_path: Path) -> None:
     write_arguments(tmp_path, learning_rate=1.0)
     assert explain_schedule(open_run(tmp_path)) is None
+
+
+def test_a_rate_of_zero_agrees_exactly(tmp_path: Path) -> None:
+    write_run(tmp_path, Schedule("linear", 0.0, 0, 12))
+    found = explained(tmp_path)
+    assert (found.verdict, found.max_relative_error) == ("matches", 0.0)
+
+
+def test_a_plateau_scheduler_is_stepped_by_evaluations_and_has_skipped_no_update(tmp_path: Path) -> None:
+    entries = train_entries([(step, 1.5) for step in range(1, 22)], learning_rate=1e-2)
+    write_state(tmp_path, entries)
+    write_arguments(tmp_path, lr_scheduler_type="reduce_lr_on_plateau", learning_rate=1e-2)
+    write_state(tmp_path / "checkpoint-21", entries)
+    save_zip(tmp_path / "checkpoint-21" / "scheduler.pt", {"num_bad_epochs": 0, "last_epoch": 5, "_last_lr": [1e-2]})
+    found = explained(tmp_path)
+    assert (found.verdict, found.skipped) == ("unknown", None)
+    assert "stepped 5 times, once per evaluation" in found.explanation
+    assert "skipped" not in found.explanation
+    assert "was 0.01 throughout" in found.explanation
+
+
+def test_a_warmup_longer_than_the_run_is_not_told_as_ended(tmp_path: Path) -> None:
+    write_run(tmp_path, Schedule("linear", 1e-2, 30, 10))
+    assert (
+        "30 warm-up steps to 0.01, of which the run's 10 steps only get to 0.00333333" in explained(tmp_path).paragraph
+    )
+
+
+def test_inverse_sqrt_of_releases_before_5_4_ignores_its_timescale(tmp_path: Path) -> None:
+    write_run(
+        tmp_path,
+        Schedule("inverse_sqrt", 1e-2, 5, 20),
+        offset=0,
+        release=(4, 45, 0),
+        lr_scheduler_kwargs={"timescale": 7},
+    )
+    found = explained(tmp_path)
+    assert found.verdict == "matches"
+    assert "had no effect" in found.explanation
+
+
+def test_a_resume_with_another_scheduler_type_is_told_by_the_arguments_of_the_checkpoint(tmp_path: Path) -> None:
+    before, after = Schedule("linear", 1e-2, 0, 40), Schedule("cosine", 1e-2, 0, 40)
+    rates = [(before if step <= 20 else after).rate(step - 1) for step in range(1, 41)]
+    entries = train_entries([(step, 1.234567) for step in range(1, 41)], learning_rate=lambda step: rates[step - 1])
+    state, fields = fields_of((5, 4, 0))
+    write_state(tmp_path, entries, **{**state, "max_steps": 40})
+    write_arguments(tmp_path, **{**fields, "lr_scheduler_type": "cosine", "learning_rate": 1e-2})
+    write_state(tmp_path / "checkpoint-20", entries[:20], **{**state, "max_steps": 40})
+    write_arguments(tmp_path / "checkpoint-20", **{**fields, "lr_scheduler_type": "linear", "learning_rate": 1e-2})
+    found = explained(tmp_path)
+    assert found.verdict == "differs"
+    assert "follow what the arguments of an earlier session planned (linear" in found.explanation
