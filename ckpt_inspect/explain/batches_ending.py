@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ckpt_inspect.explain.histories import goes_on
+
 if TYPE_CHECKING:
     from ckpt_inspect.explain.batches_facts import BatchRecords
 
-EndedBy = Literal["last_step", "early_stop", "cut_off", "past_the_end", "unknown"]
+EndedBy = Literal["last_step", "early_stop", "cut_off", "past_the_end", "resumed", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,8 @@ class Ending:
     """The last step known, the planned one, the epoch, and how training ended.
 
     "cut_off": no record of an ending; "early_stop": train() ended by itself before the last step (a callback or the
-    script stopped it); "past_the_end": resumed at its end and trained on.
+    script stopped it); "past_the_end": resumed at its end and trained on; "resumed": a checkpoint goes on beyond the end
+    that the record tells of.
     """
 
     step: int
@@ -50,6 +53,10 @@ def ending_of(records: BatchRecords) -> Ending | None:
         return None
     step, planned = state.global_step, state.max_steps
     stopped = "EarlyStoppingCallback" in state.stateful_callbacks
+    later = goes_on(records.run)
+    if later is not None and later.trainer_state is not None and later.trainer_state.global_step is not None:
+        newer = later.trainer_state
+        return Ending(newer.global_step or step, newer.max_steps, newer.epoch, "resumed", stopped)
     by: EndedBy = "unknown"
     if planned and step > planned:
         by = "past_the_end"

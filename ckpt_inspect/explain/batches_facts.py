@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect.explain.batches_world import WorldEvidence, world_evidence
+from ckpt_inspect.explain.histories import foreign_since
+from ckpt_inspect.explain.loss import explain_loss
 from ckpt_inspect.explain.numbers import is_number, is_step, whole
 from ckpt_inspect.explain.version import VersionEvidence, newest_training_args, run_version
 
@@ -20,6 +24,12 @@ _PARALLEL = (
     "cp_size",
     "sp_size",
 )  # processes that share the rows of one replica (5.x get_total_train_batch_size)
+_PER_BATCH = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "dataloader_drop_last",
+    "accelerator_config",
+)  # arguments that change how many batches an epoch has
 _MANY = 1_000_000  # num_train_epochs of a data set without length is sys.maxsize
 
 
@@ -131,16 +141,57 @@ class BatchRecords:
         if state is None:
             return
         entries_rounded = self.version.has("epoch_unrounded") is not True
-        if not rounded and is_step(state.global_step) and _is_epoch(state.epoch):
+        first, last = self.counted_alike
+        if not rounded and is_step(state.global_step) and _is_epoch(state.epoch) and state.global_step <= last:
             yield state.global_step, float(state.epoch or 0)
             for checkpoint in self.run.checkpoints[-8:]:
                 older = checkpoint.trainer_state
-                if older is not None and is_step(older.global_step) and _is_epoch(older.epoch):
+                if foreign_since(self.run, checkpoint) is not None:
+                    continue
+                if older is None or not is_step(older.global_step) or not first < older.global_step <= last:
+                    continue
+                if _is_epoch(older.epoch):
                     yield older.global_step, float(older.epoch or 0)
         if rounded is entries_rounded:
             for entry in state.log_history:
-                if is_step(entry.step) and _is_epoch(entry.epoch) and entry.kind == "train":
+                if (
+                    is_step(entry.step)
+                    and first < entry.step <= last
+                    and _is_epoch(entry.epoch)
+                    and entry.kind == "train"
+                ):
                     yield entry.step, float(entry.epoch or 0)
+
+    @cached_property
+    def counted_alike(self) -> tuple[int, float]:
+        """(after, up to): the steps whose epochs count the batches of the arguments from the first step on.
+
+        Sessions that took other batches count other epochs for the same step; with ignore_data_skip a resumed call counts
+        its epochs from 0.
+        """
+        end = math.inf
+        if self.arguments is not None and self.arguments.flag("ignore_data_skip") is True and self.state is not None:
+            known = [entry for entry in self.state.log_history if is_step(entry.step) and _is_epoch(entry.epoch)]
+            for before, after in itertools.pairwise(known):
+                if (after.epoch or 0) < (before.epoch or 0):
+                    end = min(end, before.step or 0)
+        return max((step for step in self._other_batches() if step < end), default=0), end
+
+    def _other_batches(self) -> Iterator[int]:
+        """Steps up to which a session with other batches trained."""
+        ours = self.arguments
+        for checkpoint in self.run.checkpoints:
+            theirs = checkpoint.training_args
+            if ours is None or theirs is None or theirs is ours or checkpoint.step is None:
+                continue
+            names = [name for name in _PER_BATCH if name in ours.arguments and name in theirs.arguments]
+            if theirs.world_size != ours.world_size or any(theirs.arguments[n] != ours.arguments[n] for n in names):
+                yield checkpoint.step
+        used, before = self.per_device, self.state.train_batch_size if self.state is not None else None
+        if self.keeps_first_batch_size and used is not None and before and before != used * self.gpus:
+            answer = explain_loss(self.run)
+            if answer is not None and answer.average is not None and answer.average.resumed_at:
+                yield answer.average.resumed_at
 
     @cached_property
     def summary(self) -> Mapping[str, Any]:

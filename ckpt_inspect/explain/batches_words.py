@@ -103,7 +103,11 @@ def _epoch(records: BatchRecords, shape: EpochShape) -> str:
         text += f" ({counted(batches, 'micro-batch', 'micro-batches')} per process"
         if shape.last_accumulation:
             if shape.rounded_up is False:
-                text += f", of which the last {shape.last_accumulation} make no full update of their own)"
+                rest = shape.last_accumulation
+                last = (
+                    "one makes no full update of its own" if rest == 1 else f"{rest} make no full update of their own"
+                )
+                text += f", of which the last {last})"
             else:
                 text += f", the last update with {shape.last_accumulation} instead of {records.accumulation})"
         else:
@@ -122,6 +126,11 @@ def ending(found: Ending | None) -> list[str]:
     if found.by == "past_the_end":
         return [
             f"It ended at {at} although {found.planned} were planned: a finished run was resumed and trained on{epoch}."
+        ]
+    if found.by == "resumed":
+        return [
+            f"What is told here is of a train() call that ended; it was resumed, and checkpoint-{found.step} goes on to "
+            f"{at} of {found.planned}{epoch}, without an ending: that was cut off or is going on."
         ]
     if found.by == "early_stop":
         why = "early stopping ended it" if found.early_stopping else "a callback or the script stopped it"

@@ -66,8 +66,7 @@ def best_of(run: Run) -> BestAnswer | None:
     kept = next((item for item in run.checkpoints if recorded and item.name == recorded), None)
     step = state.best_global_step
     if step is None and recorded is not None:
-        digits = recorded.removeprefix("checkpoint-")
-        step = int(digits) if digits.isdigit() and len(digits) < 19 else None
+        step = _step_in(recorded)
     agrees = None
     if name is not None:
         values = [value for _, value in series(state, name)]
@@ -76,6 +75,12 @@ def best_of(run: Run) -> BestAnswer | None:
             top = max(values) if greater else min(values)
             agrees = not (top > value + SAME if greater else top < value - SAME)
     return BestAnswer(name, value, step, recorded, kept is not None, agrees)
+
+
+def _step_in(name: str) -> int | None:
+    """N of `checkpoint-N`."""
+    digits = name.removeprefix("checkpoint-")
+    return int(digits) if digits.isdigit() and len(digits) < 19 else None
 
 
 def metric_name(run: Run) -> str | None:
@@ -128,7 +133,11 @@ def root_weights(run: Run) -> RootWeights | None:
         return RootWeights("unknown", None)
     best = best_of(run)
     if arguments.flag("load_best_model_at_end") is True and best is not None and best.checkpoint is not None:
-        return RootWeights("best", best.step) if state.summary is not None else RootWeights("unknown", None)
+        return (
+            RootWeights("best", _step_in(best.checkpoint))
+            if state.summary is not None
+            else RootWeights("unknown", None)
+        )
     return RootWeights("last", state.global_step)
 
 
@@ -159,12 +168,19 @@ def best_sentences(run: Run, best: BestAnswer | None, weights: RootWeights | Non
         where = printable(best.checkpoint, 80) if best.checkpoint else "no checkpoint"
         gone = "" if best.exists or best.checkpoint is None else ", which is not here"
         name = printable(best.metric or "metric_for_best_model", 80)
-        found.append(f"Best {name}: {short(best.value)} ({where}{gone}).")
+        kept = _step_in(best.checkpoint) if best.checkpoint is not None else None
+        if kept is not None and best.step is not None and kept != best.step:
+            found.append(
+                f"Best {name}: {short(best.value)} at step {best.step}, of which no checkpoint was saved; the best one saved "
+                f"is {where}{gone}."
+            )
+        else:
+            found.append(f"Best {name}: {short(best.value)} ({where}{gone}).")
         if best.agrees is False:
             why = (
-                "this release records the best value only when it saves a checkpoint"
-                if run_version(run).has("best_tracked_at_every_evaluation") is False
-                else "the log was edited or continued elsewhere"
+                "the log was edited or continued elsewhere"
+                if run_version(run).has("best_tracked_at_every_evaluation")
+                else "releases before 4.47 record the best value only when they save a checkpoint"
             )
             found.append(f"The log holds a better value than the recorded one: {why}.")
     if weights is not None and weights.of == "best":

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect.explain.answer import Evidence
+from ckpt_inspect.explain.histories import foreign_since
 from ckpt_inspect.explain.loss_arithmetic import Course, LossWindow, course, windows
 from ckpt_inspect.explain.loss_terms import Divisor, LossFacts
 from ckpt_inspect.explain.numbers import MOST_STEPS, is_number, is_step, whole
@@ -246,6 +247,8 @@ class LossRecords:
 
     def _written_by_another_session(self, checkpoint: Checkpoint) -> str:
         state, mine = checkpoint.trainer_state, self.state
+        if foreign_since(self.run, checkpoint) is not None:
+            return ""
         if state is not None and mine is not None:
             if state.should_stop is True:
                 return f"checkpoint-{checkpoint.step} was the last of its session (should_training_stop)"

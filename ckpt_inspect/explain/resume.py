@@ -36,7 +36,7 @@ class CheckpointParts:
     `weights` and the other states are "present", "absent" or a fault in words. `ranks` is the world size it was
     saved with where that is known; `trainer` says whether the Trainer wrote it (a plain DeepSpeed or accelerate
     state has no trainer_state.json and needs none); `rng_ranks` the ranks whose RNG state is there (an empty tuple is none, a
-    single-process state is rank 0).
+    single-process state is rank 0); `foreign_since` the step from which its log is that of another training.
     """
 
     name: str
@@ -62,6 +62,7 @@ class CheckpointParts:
     save_only_model: bool = False
     interrupted: str | None = None
     diverged_at: int | None = None
+    foreign_since: int | None = None
     universal: bool = False
 
 
@@ -97,7 +98,7 @@ def judge(parts: CheckpointParts) -> tuple[Verdict, tuple[Reason, ...]]:
     """What transformers (with DeepSpeed or FSDP where the checkpoint is theirs) would do with `parts`."""
     reasons = [*_interruption(parts), *_state(parts), *_weights(parts)]
     reasons += _zero(parts) if parts.backend == "deepspeed" else _optimizer_and_scheduler(parts)
-    reasons += [*_rng(parts), *_scaler(parts), *_divergence(parts), *_end(parts)]
+    reasons += [*_rng(parts), *_scaler(parts), *_divergence(parts), *_foreign(parts), *_end(parts)]
     if any(reason.weight == "blocks" for reason in reasons):
         return "will_not", tuple(reasons)
     if any(reason.weight == "differs" for reason in reasons):
@@ -157,7 +158,11 @@ def resume_of(run: Run, checkpoint: Checkpoint) -> CheckpointResume:
 def answer(pairs: Sequence[tuple[str, CheckpointParts]]) -> ResumeAnswer:
     """Judge every checkpoint (newest first) and name the newest that can be resumed, preferring one that changes nothing."""
     judged = tuple(_one(path, parts) for path, parts in pairs)
-    sound = [item for item, (_, parts) in zip(judged, pairs, strict=True) if parts.diverged_at is None] or list(judged)
+    sound = [
+        item
+        for item, (_, parts) in zip(judged, pairs, strict=True)
+        if parts.diverged_at is None and parts.foreign_since is None
+    ] or list(judged)
     exact = next((item for item in sound if item.verdict == "will"), None)
     usable = exact or next((item for item in sound if item.verdict == "will_differ"), None)
     newest = judged[0]
@@ -304,6 +309,17 @@ def _divergence(parts: CheckpointParts) -> list[Reason]:
     if parts.diverged_at is None:
         return []
     return [Reason("note", f"the loss was NaN from step {parts.diverged_at} on: go on from a checkpoint before it")]
+
+
+def _foreign(parts: CheckpointParts) -> list[Reason]:
+    if parts.foreign_since is None:
+        return []
+    return [
+        Reason(
+            "note",
+            f"its log is not the run's from step {parts.foreign_since} on: it is of another training in the same directory",
+        )
+    ]
 
 
 def _end(parts: CheckpointParts) -> list[Reason]:

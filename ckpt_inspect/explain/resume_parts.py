@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect import knowledge
 from ckpt_inspect.explain.divergence import diverged_at
+from ckpt_inspect.explain.histories import foreign_since
 from ckpt_inspect.explain.resume import Backend, CheckpointParts
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.printable import printable
@@ -59,6 +60,7 @@ def parts_of(run: Run, checkpoint: Checkpoint) -> CheckpointParts:
         save_only_model=arguments.get("save_only_model") is True,
         interrupted=_interrupted(checkpoint, trainer=trainer),
         diverged_at=diverged_at(run, checkpoint.step),
+        foreign_since=foreign_since(run, checkpoint),
         universal=checkpoint.universal is not None,
     )
 

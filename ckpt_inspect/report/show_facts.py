@@ -7,6 +7,7 @@ from typing import Any
 
 from ckpt_inspect.explain.answer import plain
 from ckpt_inspect.explain.evaluation_best import best_of
+from ckpt_inspect.explain.histories import goes_on
 from ckpt_inspect.run import Run, StateDirectory
 from ckpt_inspect.run.classify import directory_role, directory_roles
 
@@ -22,7 +23,9 @@ def training_progress(run: Run) -> Json | None:
     if newest is not None:
         state = newest[0]
         finished: bool | None = None
-        if state.summary is not None:
+        if goes_on(run) is not None:
+            finished = False
+        elif state.summary is not None:
             finished = True
         elif state.global_step is not None and state.max_steps:
             finished = state.global_step >= state.max_steps

@@ -16,6 +16,7 @@ from builders.run_directories import (
 )
 
 from ckpt_inspect.explain.batches import BatchesAnswer, explain_batches
+from ckpt_inspect.report.show_facts import training_progress
 from ckpt_inspect.run import open_run
 
 
@@ -60,7 +61,7 @@ def test_before_4_52_the_rest_made_no_update(tmp_path: Path) -> None:
     write_run(tmp_path, release=(4, 50, 0))
     found = explained(tmp_path)
     assert found.steps_per_epoch == 6
-    assert "make no full update of their own" in found.paragraph
+    assert "the last one makes no full update of its own" in found.paragraph
     assert "3 epochs of 6 updates would be 18 steps, but max_steps is 21" in found.paragraph
 
 
@@ -262,3 +263,52 @@ def test_the_throughput_of_a_resumed_log_is_too_high(tmp_path: Path) -> None:
 def test_results_alone_are_no_batches(tmp_path: Path) -> None:
     write_results(tmp_path, "eval", eval_loss=1.0)
     assert explain_batches(open_run(tmp_path)) is None
+
+
+def test_a_resume_with_another_batch_size_does_not_count_rows_by_the_epochs_before_it(tmp_path: Path) -> None:
+    state, fields = fields_of((5, 23, 0))
+    early = [{"step": step, "loss": 1.234567, "epoch": step / 23} for step in range(4, 28, 4)]
+    late = [{"step": step, "loss": 1.234567, "epoch": step / 12} for step in range(32, 73, 4)]
+    values = {"gradient_accumulation_steps": 1, "num_train_epochs": 6.0, "max_steps": -1, "auto_find_batch_size": False}
+    common = {**state, "max_steps": 72, "train_batch_size": 2}
+    write_state(tmp_path, [*early, *late], **{**common, "global_step": 72, "epoch": 6.0})
+    write_arguments(tmp_path, **{**fields, **values, "per_device_train_batch_size": 4})
+    write_state(tmp_path / "checkpoint-28", early, **{**common, "global_step": 28, "epoch": 28 / 23})
+    write_arguments(tmp_path / "checkpoint-28", **{**fields, **values, "per_device_train_batch_size": 2})
+    found = explained(tmp_path)
+    assert (found.steps_per_epoch, found.batches_per_epoch) == (12, (12, 12))
+    assert found.dataset_rows == (45, 48)
+
+
+def test_epochs_that_ignore_data_skip_counts_from_0_again_do_not_lengthen_the_epoch(tmp_path: Path) -> None:
+    state, fields = fields_of((5, 23, 0))
+    entries = [
+        {"step": step, "loss": 1.234567, "epoch": (step if step <= 20 else step - 20) / 23} for step in range(5, 41, 5)
+    ]
+    write_state(
+        tmp_path, entries, **{**state, "global_step": 40, "max_steps": 40, "epoch": 20 / 23, "train_batch_size": 2}
+    )
+    values = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 40}
+    write_arguments(tmp_path, **{**fields, **values, "ignore_data_skip": True})
+    found = explained(tmp_path)
+    assert (found.steps_per_epoch, found.dataset_rows) == (23, (45, 46))
+
+
+def test_a_checkpoint_of_another_training_in_the_directory_tells_nothing_of_this_ones_epochs(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    other = train_entries([(1, 9.25), (2, 9.5)], epoch=lambda step: step * 4 / 40)
+    write_state(tmp_path / "checkpoint-2", other, global_step=2, max_steps=30, epoch=8 / 40)
+    assert explained(tmp_path).batches_per_epoch == (25, 25)
+
+
+def test_a_finished_run_that_was_resumed_and_did_not_end_is_not_called_finished(tmp_path: Path) -> None:
+    entries = train_entries([(step, 3 - step / 100) for step in range(5, 51, 5)])
+    write_state(tmp_path, [*entries[:4], summary(20, 2.9)], max_steps=20)
+    write_state(tmp_path / "checkpoint-50", entries, max_steps=60)
+    found = explained(tmp_path)
+    assert found.ended is not None
+    assert (found.ended.by, found.ended.step, found.ended.planned) == ("resumed", 50, 60)
+    assert "it was resumed, and checkpoint-50 goes on to step 50 of 60" in found.paragraph
+    progress = training_progress(open_run(tmp_path))
+    assert progress is not None
+    assert progress["finished"] is False

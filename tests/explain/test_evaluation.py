@@ -311,3 +311,17 @@ def test_hostile_names_are_printable(tmp_path: Path) -> None:
     write_results(tmp_path, "eval", **{"eval_\x1b[31mred": 1.0})
     found = explained(tmp_path)
     assert "\x1b" not in found.paragraph + "".join(found.arithmetic)
+
+
+def test_a_best_step_without_a_checkpoint_is_not_what_the_root_holds(tmp_path: Path) -> None:
+    state, fields = fields_of((5, 4, 0))
+    entries = [*train_entries([(30, 5.1)]), *evals((24, 2.5), (27, 1.48), (30, 1.51))]
+    best = {"best_metric": 1.48, "best_global_step": 27, "best_model_checkpoint": "/out/checkpoint-24"}
+    write_state(tmp_path, [*entries, summary(30, 6.0)], **{**state, **best})
+    write_arguments(tmp_path, **{**fields, "load_best_model_at_end": True, "metric_for_best_model": "eval_loss"})
+    (tmp_path / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    write_state(tmp_path / "checkpoint-24", entries[:0], **{**state, "global_step": 24})
+    found = explained(tmp_path)
+    assert found.root_weights is not None
+    assert (found.root_weights.of, found.root_weights.step) == ("best", 24)
+    assert "1.480 at step 27, of which no checkpoint was saved; the best one saved is checkpoint-24" in found.paragraph

@@ -322,3 +322,13 @@ def test_the_range_of_an_unlogged_tail_is_not_widened_below_zero(tmp_path: Path)
     assert found is not None
     assert found.tail is not None
     assert found.tail.low >= 0
+
+
+def test_a_checkpoint_of_another_training_in_the_directory_is_no_sign_of_a_resume(tmp_path: Path) -> None:
+    call = train_call(CURVE, end=20, every=3)
+    write_state(tmp_path, [*train_entries(call.entries), summary(20, call.train_loss)], max_steps=20)
+    other = train_call([loss + 1 for loss in CURVE], end=14, every=3)
+    write_state(tmp_path / "checkpoint-14", train_entries(other.entries), global_step=14, max_steps=30)
+    found = explained(tmp_path).average
+    assert found is not None
+    assert (found.verdict, found.resumed_at) == ("average_with_unlogged_tail", None)

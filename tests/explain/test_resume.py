@@ -102,3 +102,10 @@ def test_the_newest_checkpoint_of_a_run_comes_first(fixtures: Path) -> None:
     assert answer is not None
     assert [item.path for item in answer.checkpoints] == ["checkpoint-16", "checkpoint-12"]
     assert "one step more would be trained" in answer.explanation
+
+
+def test_a_checkpoint_of_another_training_is_not_recommended_over_the_runs_own() -> None:
+    own, other = WHOLE, replace(WHOLE, foreign_since=3)
+    found = answer([("checkpoint-20", other), ("checkpoint-12", own)])
+    assert found.recommended == "checkpoint-12"
+    assert "another training in the same directory" in found.explanation
