@@ -32,6 +32,7 @@ Role = Literal[
     "modules_to_save",
     "saved_module",
     "embedding_copy",
+    "tied_copy",
     "bias",
     "unknown",
 ]
@@ -85,13 +86,6 @@ def markers() -> dict[str, Marker]:
         )
         for name, row in load("peft_types")["marker"].items()
     }
-
-
-@cache
-def embedding_names() -> frozenset[str]:
-    """What the embedding modules of transformers' models are called."""
-    table = load("embedding_names")
-    return frozenset((*table["input"], *table["output"]))
 
 
 def parse_key(name: str) -> ParsedKey:

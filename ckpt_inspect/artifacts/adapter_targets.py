@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ckpt_inspect.artifacts.embedding_names import embedding_side
 from ckpt_inspect.artifacts.patterns import PatternError, compiled, path_end
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ def is_target(config: AdapterConfig, module: str) -> bool | None:
     if config.target_modules is None:
         return False if config.target_parameters else None
     try:
-        if config.exclude_modules and _named(config.exclude_modules, module):
+        if config.exclude_modules and _matches(config.exclude_modules, module):
             return False
         if any(path_end(name, r"(?:\..*)?")(module) for name in config.modules_to_save or ()):
             return False
-        if not _named(config.target_modules, module):
+        if not _named(config, module):
             return False
     except PatternError:
         return None
@@ -57,7 +58,23 @@ def is_saved_module(config: AdapterConfig, module: str) -> bool:
     return any(module.endswith(name) for name in config.modules_to_save or ())
 
 
-def _named(names: tuple[str, ...] | str, module: str) -> bool:
+def _named(config: AdapterConfig, module: str) -> bool:
+    """Whether `target_modules` means a module, directly or through the tie of its embeddings."""
+    targets = config.target_modules or ()
+    if isinstance(targets, str) and config.peft_type == "ADAPTION_PROMPT":
+        targets = (targets,)  # a name there, no expression (tuners/adaption_prompt/model.py)
+    if _matches(targets, module):
+        return True
+    # `ensure_weight_tying` targets the output embedding where the input is (tuners/lora/model.py:_add_targets_to_tie).
+    return (
+        config.ensure_weight_tying
+        and embedding_side(module) == "output"
+        and not isinstance(targets, str)
+        and any(embedding_side(name) == "input" for name in targets)
+    )
+
+
+def _matches(names: tuple[str, ...] | str, module: str) -> bool:
     if isinstance(names, str):
         return names == "all-linear" or compiled(names).fullmatch(module)
     return module in names or any(module.endswith(f".{name}") for name in names)

@@ -15,8 +15,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from ckpt_inspect.artifacts.adapter_counts import compressed_elements, expert_counts, prompt_elements, shared_elements
-from ckpt_inspect.artifacts.adapter_keys import ParsedKey, Role, embedding_names, parse_key
+from ckpt_inspect.artifacts.adapter_keys import ParsedKey, Role, parse_key
 from ckpt_inspect.artifacts.adapter_targets import is_saved_module
+from ckpt_inspect.artifacts.embedding_names import embedding_side
 from ckpt_inspect.formats.fault_log import FaultLog
 from ckpt_inspect.formats.sniff import sniff
 
@@ -52,7 +53,8 @@ class AdapterTensor:
     """One tensor of an adapter: its name taken apart, its type and shape, and what it is (`role`).
 
     Roles besides the parameters of a type: "saved_module" is a whole module trained because `modules_to_save` names
-    it; "embedding_copy" an embedding saved only because the vocabulary was resized (frozen); "modules_to_save" and
+    it; "embedding_copy" an embedding saved only because the vocabulary was resized (frozen); "tied_copy" the trained
+    input embedding written a second time under the output's name (`ensure_weight_tying`); "modules_to_save" and
     "original_module" the extra copies that stand beside those after a resize; "base_layer" a base weight under an
     adapter; "projection", "indices" and "frozen" buffers of a type.
     """
@@ -104,7 +106,7 @@ class AdapterWeights:
     def trainable_parameters(self) -> int:
         """Elements that training changed, each once, those of a prompt encoder that is not saved included."""
         total = sum(tensor.numel for tensor in self.tensors if tensor.role in _TRAINED_ROLES)
-        bare = {tensor.module for tensor in self.tensors if tensor.role == "saved_module"}
+        bare = {tensor.module for tensor in self.tensors if tensor.role in ("saved_module", "tied_copy")}
         total += sum(t.numel for t in self.tensors if t.role == "modules_to_save" and t.module not in bare)
         total += compressed_elements(self.tensors, self._config) - shared_elements(self.tensors, self._config)
         return prompt_elements(self._config, total) if self._config is not None and self._config.prompt else total
@@ -117,7 +119,8 @@ class AdapterWeights:
     @cached_property
     def modules(self) -> tuple[str, ...]:
         """Paths of the modules that carry parameters of the adapter's type, in file order."""
-        own = (t for t in self.tensors if t.key.marker is not None and not t.suffix.startswith("token_adapter."))
+        marked = (t for t in self.tensors if t.key.marker is not None and t.role != "tied_copy")
+        own = (t for t in marked if not t.suffix.startswith("token_adapter."))
         return tuple(dict.fromkeys(tensor.module for tensor in own if tensor.module))
 
     @cached_property
@@ -240,6 +243,8 @@ def _tensor(name: str, dtype: str, shape: tuple[int, ...], nbytes: int, config: 
     key = parse_key(name)
     marker = key.marker
     role = key.role if key.role is not None else _bare_role(key, config)
+    if role == "token_delta" and config is not None and _shares_token_rows(key, config):
+        role = "tied_copy"
     rank = None
     if marker is not None and role != "lora_bias":
         axis = _rank_axis(key, marker.rank)
@@ -260,12 +265,32 @@ def _bare_role(key: ParsedKey, config: AdapterConfig | None) -> Role:
     """What a plain parameter of a module is: trained if `modules_to_save` names it, else a copy or a bias."""
     if config is not None and is_saved_module(config, key.module):
         return "saved_module"
-    last = key.module.rpartition(".")[2]
-    if last in embedding_names():
+    side = embedding_side(key.module)
+    if side == "output" and config is not None and _ties_saved_input(config):
+        return "tied_copy"
+    if side is not None:
         return "embedding_copy"
     if key.suffix == "bias" and (config is None or config.bias not in (None, "none")):
         return "bias"
     return "unknown"
+
+
+def _ties_saved_input(config: AdapterConfig) -> bool:
+    """Whether the output embedding is the trained input embedding once more: with `ensure_weight_tying` PEFT puts the
+    input's full path beside its name, and does so only where the base ties the two (peft 0.21.2
+    tuners/lora/model.py:_add_modules_to_save_to_tie)."""
+    inputs = [name for name in config.modules_to_save or () if embedding_side(name) == "input"]
+    return config.ensure_weight_tying and len(inputs) > 1
+
+
+def _shares_token_rows(key: ParsedKey, config: AdapterConfig) -> bool:
+    """Whether an output's rows are those of the input once more: no name of `trainable_token_indices` asks for them, so
+    the tie put them there (peft 0.21.2 utils/other.py:set_additional_trainable_modules)."""
+    if embedding_side(key.module) != "output":
+        return False
+    indices = config.trainable_token_indices
+    names = tuple(indices) if isinstance(indices, dict) else config.target_modules or ()
+    return not any(key.module == name or key.module.endswith(f".{name}") for name in names if isinstance(name, str))
 
 
 def _check(tensors: Iterable[AdapterTensor], faults: FaultLog) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ckpt_inspect.artifacts.embedding_names import embedding_side
 from ckpt_inspect.consolidate.plan import PlannedTensor
-from ckpt_inspect.knowledge import load
 from ckpt_inspect.printable import printable
 
 FLAG = "tie_word_embeddings"
@@ -105,6 +105,4 @@ def tied(config: Mapping[str, Any]) -> bool | None:
 
 def embedding(name: str) -> str | None:
     """ "input" or "output" when a tensor is an embedding matrix by its name (``knowledge/embedding_names.toml``)."""
-    module = name.removesuffix(".weight").rpartition(".")[2]
-    names = load("embedding_names")
-    return next((side for side in ("input", "output") if module in names[side]), None)
+    return embedding_side(name.removesuffix(".weight"))

@@ -27,6 +27,7 @@ _PURPOSES: tuple[tuple[str, frozenset[str]], ...] = (
     ("modules trained as a whole", frozenset({"saved_module"})),
     ("rows of single tokens", frozenset({"token_delta"})),
     ("frozen copies of embeddings", frozenset({"embedding_copy"})),
+    ("the input's training once more, under the tied output's name", frozenset({"tied_copy"})),
     ("second and third copies of saved modules", frozenset({"modules_to_save", "original_module"})),
     ("base weights under a LoRA", frozenset({"base_layer"})),
     ("projections, indices and other fixed tensors", frozenset({"projection", "indices", "frozen"})),

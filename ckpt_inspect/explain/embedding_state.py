@@ -7,31 +7,37 @@ Which keys PEFT writes in which case: peft 0.21.2 `get_peft_model_state_dict` (u
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
-from ckpt_inspect.knowledge import load
+from ckpt_inspect.artifacts.adapter import named_ids
+from ckpt_inspect.artifacts.embedding_names import Side, embedding_side, is_called
+
+if TYPE_CHECKING:
+    from ckpt_inspect.artifacts.adapter import AdapterConfig
+    from ckpt_inspect.artifacts.adapter_weights import AdapterTensor
 
 State = Literal["trained", "frozen_copy", "low_rank", "selected_rows", "absent"]
-Side = Literal["input", "output"]
 
-_COPY_INFIXES = ("modules_to_save", "original_module")
+_WHOLE = frozenset({"saved_module", "modules_to_save", "tied_copy"})
+_MATRICES = _WHOLE | {"embedding_copy", "original_module", "base_layer"}
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """One tensor of an embedding in the file: its full key, what follows the module name, and its shape."""
+    """One tensor of an embedding in the file: its full key and its shape."""
 
     key: str
-    suffix: str
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """One side: its state, the rows saved (None where no whole matrix is), the ids trained alone, the tensors found.
+    """One side: its state, the rows saved (None where no whole matrix is), the rows trained alone, the tensors found.
 
-    `copies` counts whole matrices of this embedding in the file: 3 after `modules_to_save` together with a resize.
+    `ids` are the tokens of the rows trained alone, in the order of the rows; None where no file names them. `copies`
+    counts whole matrices of this embedding in the file: 3 after `modules_to_save` together with a resize. `shared`: it is
+    the other side's training once more, through the tie; `called`: a forward pass goes through the module.
     """
 
     state: State
@@ -39,125 +45,109 @@ class Embedding:
     selected_rows: int | None
     copies: int
     tensors: tuple[Saved, ...]
+    ids: tuple[int, ...] | None = None
+    shared: bool = False
+    called: bool = True
 
     @property
     def learns(self) -> bool:
-        """Whether the rows of new tokens could change during training."""
+        """Whether some of its rows could change during training."""
         return self.state in ("trained", "low_rank", "selected_rows")
 
 
 ABSENT = Embedding("absent", None, None, 0, ())
 
 
-def embedding_side(module_path: str) -> Side | None:
-    """Which embedding a module path ends in, by the table of names; None for every other module."""
-    names = load("embedding_names")
-    parts = module_path.split(".")
-    for part in reversed(parts[-2:]):  # cls.predictions.decoder, embedding.word_embeddings
-        if part in names["output"]:
-            return "output"
-        if part in names["input"]:
-            return "input"
-    return None
+def adapter_embeddings(tensors: Iterable[AdapterTensor], config: AdapterConfig | None) -> dict[Side, Embedding]:
+    """The state of both embeddings in an adapter file, by what each tensor is and what the configuration names."""
+    sides: dict[Side, list[AdapterTensor]] = {"input": [], "output": []}
+    for tensor in tensors:
+        side = embedding_side(tensor.module)
+        if side is not None:
+            sides[side].append(tensor)
+    ids = token_ids(config)
+    return {side: _judge(side, found, ids) for side, found in sides.items()}
 
 
-def adapter_embeddings(
-    tensors: Iterable[tuple[str, Sequence[int]]], modules_to_save: Sequence[str]
+def model_embeddings(
+    tensors: Iterable[tuple[str, Sequence[int]]], *, tied: bool | None = None
 ) -> dict[Side, Embedding]:
-    """The state of both embeddings in an adapter file.
+    """Both embeddings of a full model's weights: whole matrices, trained unless the run froze them.
 
     Args:
-        tensors: key and shape of every tensor, keys as in the file.
-        modules_to_save: the field of ``adapter_config.json``; a bare ``embed_tokens.weight`` is a trained copy only
-            if a name in it ends the module's path, and a frozen copy of a resized matrix otherwise.
+        tensors: key and shape of every tensor.
+        tied: whether input and output are one matrix, which the file then holds once.
     """
-    sides: dict[Side, list[tuple[str, Saved]]] = {"input": [], "output": []}
-    for key, shape in tensors:
-        module, suffix = split_key(key)
-        side = embedding_side(module)
-        if side is not None:
-            sides[side].append((module, Saved(key, suffix, tuple(shape))))
-    return {side: _judge(found, modules_to_save) for side, found in sides.items()}
-
-
-def split_key(key: str) -> tuple[str, str]:
-    """Split a key at its embedding: ``base_model.model.lm_head.lora_A.weight`` is (lm_head, lora_A.weight)."""
-    parts = key.split(".")
-    if parts[:2] == ["base_model", "model"]:
-        parts = parts[2:]
-    names = load("embedding_names")
-    known = names["input"] | names["output"]
-    for index in range(len(parts) - 1, -1, -1):
-        if parts[index] in known:
-            return ".".join(parts[: index + 1]), ".".join(parts[index + 1 :])
-    return ".".join(parts[:-1]), parts[-1] if parts else ""
-
-
-def model_embeddings(tensors: Iterable[tuple[str, Sequence[int]]]) -> dict[Side, Embedding]:
-    """Both embeddings of a full model's weights: whole matrices, trained unless the run froze them."""
     result: dict[Side, Embedding] = {"input": ABSENT, "output": ABSENT}
     for key, shape in tensors:
-        module, suffix = split_key(key)
+        module, _, suffix = key.rpartition(".")
         side = embedding_side(module)
         if side is None or suffix != "weight" or len(shape) != 2 or result[side].state == "trained":
             continue
-        result[side] = Embedding("trained", shape[0], None, 1, (Saved(key, suffix, tuple(shape)),))
+        result[side] = Embedding("trained", shape[0], None, 1, (Saved(key, tuple(shape)),))
+    if tied:
+        for side, other in (("input", "output"), ("output", "input")):
+            if result[side].state == "absent":  # type: ignore[index]
+                result[side] = replace(result[other], tensors=(), shared=True)  # type: ignore[index]
     return result
 
 
-def _judge(found: list[tuple[str, Saved]], modules_to_save: Sequence[str]) -> Embedding:
+def token_ids(config: AdapterConfig | None) -> Mapping[str, tuple[int, ...]]:
+    """The ids whose rows are trained alone, by the name of the embedding ("" for the list form, the input embedding).
+
+    LoRA keeps them in `trainable_token_indices`, the TRAINABLE_TOKENS type in `token_indices` (peft 0.21.2).
+    """
+    if config is None:
+        return {}
+    own = config.values.get("token_indices")
+    return named_ids(own if isinstance(own, list | dict) else config.trainable_token_indices)
+
+
+def _judge(side: Side, found: Sequence[AdapterTensor], ids: Mapping[str, tuple[int, ...]]) -> Embedding:
     if not found:
         return ABSENT
-    by_suffix: dict[str, Saved] = {}
-    for _, saved in found:
-        by_suffix.setdefault(_kind(saved.suffix), saved)
-    module = found[0][0]
-    matrices = [saved for _, saved in found if _is_matrix(saved)]
-    rows = matrices[0].shape[0] if matrices else None
-    tensors = tuple(saved for _, saved in found)
-    state: State
-    selected = None
-    if "token_delta" in by_suffix:
-        state, selected = "selected_rows", by_suffix["token_delta"].shape[0]
-    elif "low_rank" in by_suffix:
-        state = "low_rank"
-        if rows is None:
-            rows = _low_rank_rows(tensors)
-    elif "modules_to_save" in by_suffix or _named(module, modules_to_save):
+    roles = {tensor.role for tensor in found}
+    deltas = [tensor for tensor in found if tensor.key.role == "token_delta"]
+    matrices = [tensor for tensor in found if tensor.role in _MATRICES and tensor not in deltas]
+    adapted = [tensor for tensor in found if tensor.key.marker is not None and tensor not in deltas]
+    rows = next((tensor.shape[0] for tensor in matrices if len(tensor.shape) == 2), None)
+    selected: int | None = None
+    named: tuple[int, ...] | None = None
+    state: State = "frozen_copy"
+    if deltas:
+        state, selected = "selected_rows", deltas[0].shape[0]
+        named = _ids_of(deltas[0].module, side, ids, selected)
+    elif not is_called(found[0].module):
+        pass
+    elif adapted:
+        state, rows = "low_rank", rows if rows is not None else _low_rank_rows(adapted)
+    elif roles & _WHOLE:
         state = "trained"
-    else:
-        state = "frozen_copy"
-    return Embedding(state, rows, selected, len(matrices), tensors)
+    return Embedding(
+        state,
+        rows,
+        selected,
+        len(matrices),
+        tuple(Saved(tensor.name, tensor.shape) for tensor in found),
+        named,
+        shared="tied_copy" in roles,
+        called=bool(deltas) or is_called(found[0].module),
+    )
 
 
-def _kind(suffix: str) -> str:
-    if suffix.endswith("trainable_tokens_delta"):
-        return "token_delta"
-    if suffix.startswith(("lora_", "base_layer.lora_")) or ".lora_" in suffix:
-        return "low_rank"
-    for infix in _COPY_INFIXES:
-        if infix in suffix:
-            return infix
-    return suffix
+def _ids_of(module: str, side: Side, named: Mapping[str, tuple[int, ...]], rows: int) -> tuple[int, ...] | None:
+    """The ids of one embedding's rows: under its own name, else the input's, which a tied output shares."""
+    candidates = [ids for name, ids in named.items() if name and (module == name or module.endswith(f".{name}"))]
+    candidates += [
+        ids for name, ids in named.items() if not name or (side == "output" and embedding_side(name) == "input")
+    ]
+    return next((ids for ids in candidates if len(ids) == rows), None)
 
 
-def _is_matrix(saved: Saved) -> bool:
-    return saved.suffix.endswith("weight") and len(saved.shape) == 2 and "lora_" not in saved.suffix
-
-
-def _low_rank_rows(tensors: Iterable[Saved]) -> int | None:
-    for saved in tensors:
-        if saved.suffix.startswith("lora_embedding_A"):
-            return saved.shape[-1]
-        if saved.suffix.startswith("lora_B"):
-            return saved.shape[0]
+def _low_rank_rows(tensors: Iterable[AdapterTensor]) -> int | None:
+    for tensor in tensors:
+        if tensor.role == "lora_embedding_A":
+            return tensor.shape[-1]
+        if tensor.role == "lora_B":
+            return tensor.shape[0]
     return None
-
-
-def _named(module: str, names: Sequence[str]) -> bool:
-    return any(module == name or module.endswith(f".{name}") for name in names)
-
-
-def merge_sides(first: Mapping[Side, Embedding], second: Mapping[Side, Embedding]) -> dict[Side, Embedding]:
-    """The states of `first`, completed where it has nothing by those of `second`."""
-    return {side: first[side] if first[side].state != "absent" else second[side] for side in first}

@@ -2,17 +2,19 @@
 
 What an untouched row looks like: transformers 4.46 and later initialise it with the mean of the others (`mean_resizing`,
 modeling_utils `_init_added_embeddings_weights_with_mean`), earlier ones at random; a row the base had is the base's own;
-LLaMA-Factory up to 0.9.5 adds noise of norm about 1 to the mean (model/model_utils/embedding.py).
+LLaMA-Factory up to 0.9.5 adds noise of norm about 1 to the mean (model/model_utils/embedding.py). After a resize PEFT
+saves the rows from before training beside the trained ones (`original_module`, `token_adapter.base_layer`); a LoRA's
+half that holds one row per token begins at zero (peft 0.21.2 tuners/lora/layer.py:reset_lora_parameters).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckpt_inspect.errors import CkptInspectError
-from ckpt_inspect.explain.embedding_state import Side, embedding_side, split_key
+from ckpt_inspect.artifacts.embedding_names import Side, embedding_side
+from ckpt_inspect.errors import CkptInspectError, UnreadableError
 from ckpt_inspect.explain.numbers import counted, short
 
 if TYPE_CHECKING:
@@ -35,8 +37,9 @@ class RowEvidence:
     """What the rows of the new tokens look like on one side.
 
     `distance_to_mean` is the largest distance to the mean of the other rows, relative to the mean's norm; `alike` the
-    least cosine between two new rows; `base_difference` the largest difference from the base's row at the same id,
-    relative to that row's norm; `norms` the new rows' mean norm over that of the others.
+    least cosine between two new rows; `base_difference` the largest difference from the row at the same id before
+    training, relative to that row's norm; `unmoved` how many rows equal those; `norms` the new rows' mean norm over that
+    of the others.
     """
 
     side: Side
@@ -47,6 +50,22 @@ class RowEvidence:
     base_difference: float | None
     norms: float | None
     statement: str
+    unmoved: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """What the files hold of one side: the rows as trained, those from before, and whose they are.
+
+    `ids` are the tokens of the rows of `trained`, in order, where it does not hold a row for every token; `update`: the
+    rows are those of a low-rank update, zero where nothing was learned, and columns where `transposed`.
+    """
+
+    trained: WeightTensor
+    before: WeightTensor | None = None
+    ids: tuple[int, ...] | None = None
+    update: bool = False
+    transposed: bool = False
 
 
 def examine_rows(
@@ -55,9 +74,9 @@ def examine_rows(
     """Look at the rows of `ids` in the saved embeddings; `tokens` is the tokenizer's length (rows above are padding)."""
     chosen = sorted(ids)[:_MOST_TOKENS]
     found: list[RowEvidence] = []
-    for side, tensor, delta in _embeddings(directory):
+    for side, held in _sides(directory).items():
         try:
-            evidence = _examine(directory.tree, side, tensor, chosen, ids, tokens, base, delta=delta)
+            evidence = _examine(directory.tree, side, held, chosen, set(ids), tokens, base)
         except CkptInspectError:
             continue
         if evidence is not None:
@@ -68,58 +87,95 @@ def examine_rows(
 def _examine(
     tree: LocalTree,
     side: Side,
-    tensor: WeightTensor,
+    held: _Side,
     chosen: Sequence[int],
-    ids: Sequence[int],
+    ids: set[int],
     tokens: int,
     base: BaseFacts | None,
-    *,
-    delta: bool,
 ) -> RowEvidence | None:
-    """`delta`: the tensor holds the rows of the sorted `ids` alone (trainable_token_indices)."""
-    import numpy as np
-
-    places = [sorted(ids).index(number) for number in chosen] if delta else list(chosen)
-    if not places or max(places) >= tensor.shape[0] or _decoder(tensor.dtype) is None or tensor.offset is None:
+    tensor = held.trained
+    if held.ids is not None:
+        chosen = [number for number in chosen if number in held.ids]
+    places = [held.ids.index(number) for number in chosen] if held.ids is not None else list(chosen)
+    length = tensor.shape[1 if held.transposed else 0]
+    if not places or max(places) >= length or not _readable(tensor):
         return None
-    rows = np.concatenate([part for _, part in _rows(tree, tensor, places)])
+    if held.update:
+        return _judge_update(side, _columns(tree, tensor, places) if held.transposed else _rows(tree, tensor, places))
+    rows = _rows(tree, tensor, places)
+    before, whose = _base_rows(base, side, chosen, tensor.shape[1]), "the base's"
+    if before is None and held.before is not None and max(chosen) < held.before.shape[0] and _readable(held.before):
+        before, whose = _rows(tree, held.before, chosen), "those saved from before training"
     mean = norms = None
-    if not delta:
-        mean, norms = _reference(tree, tensor, set(ids), min(tokens, tensor.shape[0]))
-    base_rows = _base_rows(base, side, chosen, tensor.shape[1])
-    return judge_rows(side, rows, mean, norms, base_rows)
+    if held.ids is None:
+        mean, norms = _reference(tree, tensor, ids, min(tokens, tensor.shape[0]))
+    return judge_rows(side, rows, mean, norms, before, whose)
 
 
-def judge_rows(side: Side, rows: Any, mean: Any, reference_norm: float | None, base_rows: Any) -> RowEvidence:
-    """The verdict on rows (n x d), given the mean of the other rows, their mean norm and the base's rows, where known."""
+def _judge_update(side: Side, rows: Any) -> RowEvidence:
+    """The verdict on the update's rows: zero is where they began."""
+    count, learned = len(rows), int((rows != 0).any(axis=1).sum())
+    words = f"the low-rank update of the {counted(count, 'new row')} is "
+    words += "zero, as it began" if not learned else "not zero" if learned == count else f"zero for {count - learned}"
+    verdict: RowVerdict = "moved" if learned else "initial"
+    return RowEvidence(
+        side, verdict, count, None, None, None, None, f"{side} embedding: {words}", unmoved=count - learned
+    )
+
+
+def judge_rows(
+    side: Side, rows: Any, mean: Any, reference_norm: float | None, before: Any, whose: str = "the base's"
+) -> RowEvidence:
+    """The verdict on rows (n x d).
+
+    Args:
+        side: which embedding they are of.
+        rows: the new tokens' rows.
+        mean: the mean of the other rows, where known.
+        reference_norm: the mean norm of the other rows.
+        before: the same rows before training, where known.
+        whose: what `before` is, in words.
+    """
     import numpy as np
 
     count = len(rows)
     norms = np.linalg.norm(rows, axis=1)
     share = float(norms.mean() / reference_norm) if reference_norm else None
     distance = alike = difference = None
+    unmoved: int | None = None
     if mean is not None and np.linalg.norm(mean) > 0:
         distance = float(np.linalg.norm(rows - mean, axis=1).max() / np.linalg.norm(mean))
     if count > 1 and norms.min() > 0:
         unit = rows / norms[:, None]
         alike = float((unit @ unit[0]).min())
-    if base_rows is not None:
-        size = np.maximum(np.linalg.norm(base_rows, axis=1), 1e-12)
-        difference = float((np.linalg.norm(rows - base_rows, axis=1) / size).max())
-    verdict, statement = _words(count, distance, alike, difference, zero=not norms.any())
-    return RowEvidence(side, verdict, count, distance, alike, difference, share, f"{side} embedding: {statement}")
+    if before is not None:
+        size = np.maximum(np.linalg.norm(before, axis=1), 1e-12)
+        differences = np.linalg.norm(rows - before, axis=1) / size
+        difference, unmoved = float(differences.max()), int((differences <= _ROUNDING).sum())
+    verdict, statement = _words(count, distance, alike, difference, unmoved, whose, zero=not norms.any())
+    return RowEvidence(
+        side, verdict, count, distance, alike, difference, share, f"{side} embedding: {statement}", unmoved
+    )
 
 
 def _words(
-    count: int, distance: float | None, alike: float | None, difference: float | None, *, zero: bool
+    count: int,
+    distance: float | None,
+    alike: float | None,
+    difference: float | None,
+    unmoved: int | None,
+    whose: str,
+    *,
+    zero: bool,
 ) -> tuple[RowVerdict, str]:
     rows = counted(count, "new row")
     if zero:
         return "initial", f"the {rows} are zero"
     if difference is not None:
         if difference <= _ROUNDING:
-            return "initial", f"the {rows} equal the base's (largest relative difference {short(difference)})"
-        return "moved", f"the {rows} differ from the base's (relative difference up to {short(difference)})"
+            return "initial", f"the {rows} equal {whose} (largest relative difference {short(difference)})"
+        some = f"; {unmoved} of them did not move" if unmoved else ""
+        return "moved", f"the {rows} differ from {whose} (relative difference up to {short(difference)}{some})"
     if distance is not None and distance < _NEAR_MEAN and (alike is None or alike > _ALIKE):
         return (
             "initial",
@@ -130,57 +186,68 @@ def _words(
             f"the {rows} are not the mean of the others (relative distance {short(distance)}): they were trained, "
             "or initialised at random"
         )
-    return "unclear", f"the {rows} cannot be compared: the base's rows are not at hand"
+    return "unclear", f"the {rows} cannot be compared: the rows from before training are not at hand"
 
 
-def _embeddings(directory: StateDirectory) -> Iterator[tuple[Side, WeightTensor, bool]]:
-    """The whole matrix of each side, else the rows trained alone, with whether it is the latter."""
-    from ckpt_inspect.artifacts.weights import read_weight_file
-
+def _sides(directory: StateDirectory) -> dict[Side, _Side]:
+    """What there is to compare on each side."""
     if directory.adapter_config is not None:
-        tensors: list[WeightTensor] = []
-        for artifact in directory.own.get("adapter_weights", ())[:1]:
-            tensors += read_weight_file(directory.tree, artifact.path)[0]
-    else:
-        tensors = list(directory.weights.tensors) if directory.weights is not None else []
-    whole: dict[Side, WeightTensor] = {}
-    deltas: dict[Side, WeightTensor] = {}
+        return _adapter_sides(directory)
+    weights = directory.weights
+    matrices = _matrices(weights.tensors if weights is not None else ())
+    return {side: _Side(tensor) for side, tensor in matrices.items()}
+
+
+def _matrices(tensors: Iterable[WeightTensor]) -> dict[Side, WeightTensor]:
+    found: dict[Side, WeightTensor] = {}
     for tensor in tensors:
-        module, suffix = split_key(tensor.name)
+        module, _, suffix = tensor.name.rpartition(".")
         side = embedding_side(module)
-        if side is None or len(tensor.shape) != 2:
-            continue
-        if suffix == "weight":
-            whole[side] = tensor
-        elif suffix.endswith("trainable_tokens_delta"):
-            deltas[side] = tensor
-    for side in ("input", "output"):
-        if side in deltas:
-            yield side, deltas[side], True
-        elif side in whole:
-            yield side, whole[side], False
+        if side is not None and suffix == "weight" and len(tensor.shape) == 2:
+            found.setdefault(side, tensor)
+    return found
+
+
+def _adapter_sides(directory: StateDirectory) -> dict[Side, _Side]:
+    from ckpt_inspect.artifacts.weights import read_weight_file
+    from ckpt_inspect.explain.embedding_state import adapter_embeddings
+
+    config, weights = directory.adapter_config, directory.adapter_weights
+    if weights is None:
+        return {}
+    placed: dict[str, WeightTensor] = {}
+    for artifact in directory.own.get("adapter_weights", ())[:1]:
+        placed.update({tensor.name: tensor for tensor in read_weight_file(directory.tree, artifact.path)[0]})
+    found: dict[Side, _Side] = {}
+    for side, embedding in adapter_embeddings(weights.tensors, config).items():
+        own = [t for t in weights.tensors if embedding_side(t.module) == side and t.name in placed]
+        roles = {t.key.role or t.role: placed[t.name] for t in own}
+        before = roles.get("original_module") or roles.get("base_layer")
+        whole = roles.get("saved_module") or roles.get("tied_copy") or roles.get("embedding_copy")
+        if "token_delta" in roles:
+            found[side] = _Side(roles["token_delta"], before, embedding.ids or ())
+        elif embedding.state == "low_rank" and config is not None and config.init_weights in (True, "gaussian"):
+            if "lora_embedding_A" in roles:
+                found[side] = _Side(roles["lora_embedding_A"], update=True, transposed=True)
+            elif "lora_B" in roles:
+                found[side] = _Side(roles["lora_B"], update=True)
+        elif whole is not None and len(whole.shape) == 2:
+            found[side] = _Side(whole, before)
+    return found
 
 
 def _base_rows(base: BaseFacts | None, side: Side, ids: Sequence[int], width: int) -> Any:
     """The base model's rows of `ids`, where its weights are at hand and have them all; else None."""
     if base is None or base.path is None or base.rows is None or max(ids) >= base.rows:
         return None
-    import numpy as np
-
     from ckpt_inspect.run import open_run
 
     run = open_run(base.path)
-    if run.weights is None:
+    matrices = _matrices(run.weights.tensors if run.weights is not None else ())
+    tensor = matrices.get(side) or (next(iter(matrices.values()), None) if base.tied else None)
+    if tensor is None or tensor.shape[1] != width or not _readable(tensor):
         return None
-    candidates = {
-        embedding_side(split_key(tensor.name)[0]): tensor
-        for tensor in run.weights.tensors
-        if len(tensor.shape) == 2 and split_key(tensor.name)[1] == "weight"
-    }
-    tensor = candidates.get(side) or (candidates.get("input") if base.tied else None)
-    if tensor is None or tensor.shape[1] != width or tensor.offset is None or _decoder(tensor.dtype) is None:
-        return None
-    return np.concatenate([part for _, part in _rows(run.tree, tensor, list(ids))])
+    return _rows(run.tree, tensor, ids)
 
 
 def _reference(tree: LocalTree, tensor: WeightTensor, new: set[int], tokens: int) -> tuple[Any, float | None]:
@@ -212,15 +279,32 @@ def _blocks(tree: LocalTree, tensor: WeightTensor, rows: int) -> Iterator[tuple[
                 yield first, decode(data).reshape(count, -1)
 
 
-def _rows(tree: LocalTree, tensor: WeightTensor, places: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    size = tensor.nbytes // tensor.shape[0]
-    decode = _decoder(tensor.dtype)
-    if decode is None or tensor.offset is None:
-        return
+def _rows(tree: LocalTree, tensor: WeightTensor, places: Sequence[int]) -> Any:
+    import numpy as np
+
+    size, decode, start = tensor.nbytes // tensor.shape[0], _decoder(tensor.dtype), tensor.offset or 0
     with tree.open(tensor.file) as source:
-        for place in places:
-            data = source.read_at(tensor.offset + place * size, size)
-            yield place, decode(data).reshape(1, -1)
+        data = [source.read_at(start + place * size, size) for place in places]
+    if any(len(row) < size for row in data):
+        raise UnreadableError(f"ends before the rows of {tensor.name}", where=tensor.file)
+    return np.stack([decode(row) for row in data])
+
+
+def _columns(tree: LocalTree, tensor: WeightTensor, places: Sequence[int]) -> Any:
+    """Columns of a matrix of few rows, as rows: each of its rows is read once."""
+    import numpy as np
+
+    chosen = np.array(places)
+    return np.stack([_rows(tree, tensor, [row])[0][chosen] for row in range(tensor.shape[0])]).T
+
+
+def _readable(tensor: WeightTensor) -> bool:
+    return (
+        bool(tensor.nbytes)
+        and tensor.offset is not None
+        and len(tensor.shape) == 2
+        and _decoder(tensor.dtype) is not None
+    )
 
 
 def _decoder(dtype: str) -> Any:

@@ -76,41 +76,67 @@ def _trained(situation: Situation, tokens: Sequence[NewToken]) -> tuple[str, str
     if situation.full_model:
         return (
             f"{_names(tokens)}, {_ids(tokens)}: the whole model is saved and covers them "
-            f"({situation.saved_rows} rows); nothing in the files says the embeddings were frozen.",
+            f"({situation.saved_rows} rows). Whether training changed their rows is in the values alone: "
+            "--deep compares them.",
             None,
         )
     tie = ""
-    if situation.tied and "absent" in (situation.input.state, situation.output.state):
-        tie = " The base ties input and output, so one matrix serves both."
+    if situation.silent:
+        tie = " This model writes no tokens, so they need no output row."
+    elif situation.output.shared or (situation.tied and "absent" in (situation.input.state, situation.output.state)):
+        tie = " The base ties input and output, so the same rows serve both."
     elif situation.tied and situation.input.state == situation.output.state == "trained":
         tie = " The base ties input and output, but both were saved and trained apart: they may have diverged."
     return f"{_names(tokens)}, {_ids(tokens)}, were trained: {_sides(situation)}.{tie}", None
 
 
 def _partly(situation: Situation, tokens: Sequence[NewToken]) -> tuple[str, str | None]:
-    missing = "output" if situation.input.learns and not situation.output.learns else "input"
-    effect = "read but hardly write them" if missing == "output" else "write but not read them"
-    if situation.input.learns == situation.output.learns:
+    from ckpt_inspect.explain.new_tokens import coverage
+
+    covered = coverage(situation, tokens)
+    if set(covered.values()) != {"all", "none"}:
         return (
             f"{_names(tokens)}, {_ids(tokens)}, were trained in part: {_sides(situation)}, and the trained rows do not "
             "cover every new id.",
             _TRAIN_THEM,
         )
+    missing = "output" if covered["input"] == "all" else "input"
+    effect = "read but hardly write them" if missing == "output" else "write but not read them"
+    tie = ""
+    if situation.tied and situation.input.state != "selected_rows":
+        tie = " That the base ties its embeddings does not help: PEFT put the training on one side alone."
     return (
         f"{_names(tokens)}, {_ids(tokens)}, were trained on one side only: {_sides(situation)}. "
-        f"The model learned to {effect}.",
+        f"The model learned to {effect}.{tie}",
         f"Cover the {missing} side too: {_TRAIN_THEM[0].lower()}{_TRAIN_THEM[1:]}",
     )
 
 
 def _frozen(situation: Situation, tokens: Sequence[NewToken]) -> tuple[str, str | None]:
-    rows = situation.saved_rows
-    base = situation.base_rows
-    change = f" (base {base} rows, here {rows})" if base is not None and base != rows else ""
+    said = f"{_names(tokens)}, {_ids(tokens)}:"
+    if situation.unmoved:
+        return (
+            f"{said} rows for them are saved, but training did not change them. The embeddings were frozen, or the "
+            "tokens never occurred.",
+            _TRAIN_THEM,
+        )
+    if not situation.input.called:
+        return (
+            f"{said} the input embedding was wrapped where no forward pass goes through it (the module `shared` only lends "
+            "its parameter to encoder and decoder), so nothing was learned.",
+            "Train them with trainable_token_indices=ids (the list form), which follows the tie.",
+        )
+    rows, base = situation.saved_rows, situation.base_rows
+    reason = "PEFT saves them when the vocabulary size changed"
+    if base is not None:
+        reason = (
+            f"PEFT saved them because the vocabulary size changed (base {base} rows, here {rows})"
+            if base != rows
+            else "They were saved on request (save_embedding_layers), not because anything trained them"
+        )
     return (
-        f"{_names(tokens)}, {_ids(tokens)}: the embeddings are in the adapter but were not trained. PEFT saved them "
-        f"because the vocabulary size changed{change}; no modules_to_save, LoRA target or trainable_token_indices names "
-        "them, so the new rows still hold the values resize_token_embeddings gave them.",
+        f"{said} the embeddings are in the adapter but were not trained. {reason}; no modules_to_save, LoRA target or "
+        "trainable_token_indices names them, so the new rows still hold the values they had before training.",
         _TRAIN_THEM,
     )
 
@@ -119,9 +145,12 @@ def _padding(situation: Situation, tokens: Sequence[NewToken]) -> tuple[str, str
     base = situation.base
     length = base.tokens if base and base.tokens is not None else None
     spare = f" ({length} tokens, {situation.base_rows} rows)" if length is not None else ""
+    why = "with the embeddings frozen"
+    if situation.input.learns or situation.output.learns:
+        why = "with only the rows of other ids trained"
     return (
         f"{_names(tokens)}, {_ids(tokens)}, sit in padding rows the base already had{spare}. No resize was needed, "
-        "so nothing was saved, and with the embeddings frozen these rows were never trained, here or in pretraining.",
+        f"so PEFT saved no matrix, and {why} these rows were never trained, here or in pretraining.",
         _TRAIN_THEM,
     )
 
@@ -129,8 +158,8 @@ def _padding(situation: Situation, tokens: Sequence[NewToken]) -> tuple[str, str
 def _lost(situation: Situation, tokens: Sequence[NewToken]) -> tuple[str, str | None]:
     needing = [token for token in tokens if token.place == "needs_row"]
     return (
-        f"{_names(tokens)}: {_ids(needing)} need rows beyond the base's {situation.base_rows}, and no embedding was "
-        "saved. If the model was resized for training, those rows are gone; loading gives a base without them.",
+        f"{_names(tokens)}: {_ids(needing)} need rows beyond the base's {situation.base_rows}, and no row of "
+        "theirs was saved. If the model was resized for training, those rows are gone; loading gives a base without them.",
         f"Save the embeddings (save_embedding_layers=True). {_TRAIN_THEM}",
     )
 
@@ -148,9 +177,15 @@ def _unknown(situation: Situation, tokens: Sequence[NewToken]) -> tuple[str, str
     remedy = "Name the base model's directory with --base to decide it."
     if not tokens:
         return "Which tokens are new cannot be told without the base model's tokenizer.", remedy
+    if not situation.readable:
+        return (
+            f"{_names(tokens)}, {_ids(tokens)}: the weights here hold no embedding that could be read, so whether they were "
+            "trained cannot be told.",
+            "Point at the directory with the model's weights; `consolidate` makes them from ZeRO and FSDP shards.",
+        )
     if situation.base_rows is None and not (situation.input.learns or situation.output.learns):
         return (
-            f"{_names(tokens)} (the plain tokens at the tokenizer's end), {_ids(tokens)}: no embedding was saved. "
+            f"{_names(tokens)} ({_guess(situation)}), {_ids(tokens)}: no embedding was saved. "
             "Either they sit in padding rows of the base and were not trained, or they needed new rows and those are lost; "
             "the base model is not at hand to tell which.",
             remedy,
@@ -160,6 +195,10 @@ def _unknown(situation: Situation, tokens: Sequence[NewToken]) -> tuple[str, str
         "base ties its embeddings, and the base model is not at hand.",
         remedy,
     )
+
+
+def _guess(situation: Situation) -> str:
+    return "by the base's tokens" if situation.certain else "the plain tokens at the tokenizer's end"
 
 
 def _copies(situation: Situation) -> str:

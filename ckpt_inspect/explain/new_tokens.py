@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from ckpt_inspect.artifacts.embedding_names import Side, is_silent
 from ckpt_inspect.explain.answer import Evidence
 from ckpt_inspect.explain.base_model import BaseFacts, find_base
 from ckpt_inspect.explain.embedding_state import (
     ABSENT,
     Embedding,
-    Side,
     State,
     adapter_embeddings,
     model_embeddings,
+    token_ids,
 )
 from ckpt_inspect.explain.new_token_rows import RowEvidence
 from ckpt_inspect.explain.new_token_words import describe
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from ckpt_inspect.artifacts.tokenizer_types import Tokenizer
     from ckpt_inspect.run import StateDirectory
 
-Place = Literal["needs_row", "padding_row", "out_of_range", "existing"]
+Place = Literal["needs_row", "padding_row", "out_of_range", "existing", "unknown"]
+Coverage = Literal["all", "some", "none"]
 Verdict = Literal[
     "none",
     "trained",
@@ -45,7 +47,7 @@ Verdict = Literal[
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """A token the base tokenizer did not have, and where its row is."""
+    """A token the base tokenizer did not have, and where its row is ("unknown": the base's rows are not known)."""
 
     id: int
     token: str
@@ -56,7 +58,10 @@ class NewToken:
 class Situation:
     """Everything the verdict rests on; `None` is "not known".
 
-    `certain` is False where the new tokens were guessed from the tokenizer alone (plain tokens at its end).
+    `certain` is False where the new tokens were guessed without the base: plain tokens at the tokenizer's end, and those
+    whose rows the configuration names. `silent`: the model writes no tokens, so that the input side is all they need.
+    `unmoved`: the sides on which the values show that no new row changed. `readable`: the files that would hold the
+    embeddings could be read, so that what is absent is absent.
     """
 
     tokens: tuple[tuple[int, str], ...]
@@ -68,7 +73,9 @@ class Situation:
     output: Embedding
     tied: bool | None
     full_model: bool
-    trained_ids: tuple[int, ...] | None = None
+    silent: bool = False
+    unmoved: frozenset[Side] = frozenset()
+    readable: bool = True
 
     @property
     def saved_rows(self) -> int | None:
@@ -124,14 +131,27 @@ def explain_tokens(
         return None
     facts = find_base(directory, base)
     situation = _situation(directory, tokenizer, tokenizer.length, facts)
-    found = answer(situation, _evidence(directory, situation))
-    return _with_rows(found, directory, facts) if deep and found.tokens else found
+    evidence = _evidence(directory, situation)
+    if deep and situation.tokens:
+        from ckpt_inspect.explain.new_token_rows import examine_rows
+
+        rows = examine_rows(directory, [number for number, _ in situation.tokens], tokenizer.length, facts)
+        return _with_rows(answer(_observed(situation, rows), evidence), rows)
+    return answer(situation, evidence)
 
 
-def _with_rows(found: NewTokensAnswer, directory: StateDirectory, base: BaseFacts | None) -> NewTokensAnswer:
-    from ckpt_inspect.explain.new_token_rows import examine_rows
+def _observed(situation: Situation, rows: Sequence[RowEvidence]) -> Situation:
+    """The situation as its values show it: what could have been trained and was not is no longer called trained."""
+    unmoved = {item.side for item in rows if item.verdict == "initial"}
+    if situation.full_model and situation.tied and unmoved:
+        unmoved = {"input", "output"}
+    sides = {"input": situation.input, "output": situation.output}
+    if situation.full_model:
+        sides.update({side: replace(sides[side], state="frozen_copy") for side in unmoved})
+    return replace(situation, input=sides["input"], output=sides["output"], unmoved=frozenset(unmoved))
 
-    rows = examine_rows(directory, [token.id for token in found.tokens], found.tokenizer_length, base)
+
+def _with_rows(found: NewTokensAnswer, rows: tuple[RowEvidence, ...]) -> NewTokensAnswer:
     said = " ".join(f"{item.statement[:1].upper()}{item.statement[1:]}." for item in rows)
     lines = tuple(f"rows, {item.statement}" for item in rows)
     return replace(
@@ -176,7 +196,7 @@ def place(situation: Situation, token: int) -> Place:
         return "out_of_range"
     if base_rows is not None:
         return "padding_row" if token < base_rows else "needs_row"
-    return "needs_row"
+    return "unknown"
 
 
 def judge(situation: Situation, tokens: Sequence[NewToken]) -> Verdict:
@@ -185,29 +205,49 @@ def judge(situation: Situation, tokens: Sequence[NewToken]) -> Verdict:
         return "out_of_range"
     if not tokens:
         return "none" if situation.certain else "unknown"
-    input_learns = _covers(situation, situation.input, tokens)
-    output_learns = _covers(situation, situation.output, tokens)
-    if input_learns and output_learns:
+    covered = coverage(situation, tokens)
+    needed = [covered["input"]] if situation.silent else list(covered.values())
+    if set(needed) == {"all"}:
         return "trained"
-    if input_learns or output_learns:
-        if situation.tied and _other(situation, input_learns).state == "absent":
-            return "trained"  # one matrix serves both sides
-        if situation.tied is None and _other(situation, input_learns).state == "absent":
-            return "unknown"
-        return "partly_trained"
-    if "frozen_copy" in (situation.input.state, situation.output.state):
+    if set(needed) != {"none"}:
+        return "unknown" if situation.tied is None and _tie_decides(situation) else "partly_trained"
+    if situation.unmoved or "frozen_copy" in (situation.input.state, situation.output.state):
         return "saved_but_frozen"
-    if situation.input.learns or situation.output.learns:
-        return "partly_trained"  # some of the new ids are covered, none of the sides covers all
-    if situation.base_rows is None:
+    if situation.base_rows is None or not situation.readable:
         return "unknown"
     if all(token.place == "padding_row" for token in tokens):
         return "in_padding_rows_untrained"
     return "lost"
 
 
-def _other(situation: Situation, input_learns: bool) -> Embedding:
-    return situation.output if input_learns else situation.input
+def coverage(situation: Situation, tokens: Sequence[NewToken]) -> dict[Side, Coverage]:
+    """How many of the new tokens have rows that training could change, on each side.
+
+    Rows trained alone serve both sides of tied embeddings (peft 0.21.2 `TrainableTokensWrapper`, `tied_adapter`); a LoRA
+    or a copy (`modules_to_save`) on one side leaves the other as it was, tied or not, unless `ensure_weight_tying`
+    put the same there.
+    """
+    covered: dict[Side, Coverage] = {
+        "input": "none" if "input" in situation.unmoved else _coverage(situation.input, tokens),
+        "output": "none" if "output" in situation.unmoved else _coverage(situation.output, tokens),
+    }
+    if situation.tied and _tie_decides(situation):
+        covered["output"] = covered["input"]
+    return covered
+
+
+def _tie_decides(situation: Situation) -> bool:
+    """Whether the output side is covered exactly if the base ties its embeddings."""
+    return situation.input.state == "selected_rows" and situation.output.state == "absent"
+
+
+def _coverage(embedding: Embedding, tokens: Sequence[NewToken]) -> Coverage:
+    if embedding.state != "selected_rows":
+        return "all" if embedding.learns else "none"
+    if embedding.ids is None:
+        return "all" if (embedding.selected_rows or 0) >= len(tokens) else "some"
+    chosen = {token.id for token in tokens} & set(embedding.ids)
+    return "all" if len(chosen) == len(tokens) else "some" if chosen else "none"
 
 
 def _beyond_full_model(situation: Situation) -> bool:
@@ -215,23 +255,14 @@ def _beyond_full_model(situation: Situation) -> bool:
     return situation.full_model and rows is not None and situation.max_token_id >= rows
 
 
-def _covers(situation: Situation, embedding: Embedding, tokens: Sequence[NewToken]) -> bool:
-    if embedding.state == "selected_rows" and situation.trained_ids is not None:
-        return {token.id for token in tokens} <= set(situation.trained_ids)
-    if embedding.state == "selected_rows" and embedding.selected_rows is not None:
-        return embedding.selected_rows >= len(tokens)
-    return embedding.learns
-
-
 def _situation(directory: StateDirectory, tokenizer: Tokenizer, length: int, base: BaseFacts | None) -> Situation:
-    config = directory.adapter_config
-    embeddings = _embeddings(directory)
-    trained_ids = _trained_ids(config.trainable_token_indices) if config else None
-    tokens, certain = _new_tokens(tokenizer, base, trained_ids)
+    config, model = directory.adapter_config, directory.model_config
     tied = base.tied if base else None
-    if tied is None and directory.model_config is not None:
-        tied = directory.model_config.tie_word_embeddings
-    output = embeddings["output"]
+    if tied is None and model is not None:
+        tied = model.tie_word_embeddings
+    embeddings = _embeddings(directory, tied)
+    named = {number for ids in token_ids(config).values() for number in ids}
+    tokens, certain = _new_tokens(tokenizer, base, named)
     return Situation(
         tokens=tokens,
         certain=certain,
@@ -239,62 +270,61 @@ def _situation(directory: StateDirectory, tokenizer: Tokenizer, length: int, bas
         max_token_id=tokenizer.max_id if tokenizer.max_id is not None else length - 1,
         base=base,
         input=embeddings["input"],
-        output=output,
+        output=embeddings["output"],
         tied=tied,
         full_model=config is None,
-        trained_ids=trained_ids,
+        readable=_readable(directory, embeddings),
+        silent=is_silent(config.task_type if config else None, _classes(directory)),
     )
 
 
-def _embeddings(directory: StateDirectory) -> Mapping[Side, Embedding]:
+def _readable(directory: StateDirectory, embeddings: Mapping[Side, Embedding]) -> bool:
+    """An adapter need not hold an embedding; a full model whose embedding is not found was not read, or names it oddly."""
+    if directory.adapter_config is not None:
+        return directory.adapter_weights is not None
+    return any(embedding.state != "absent" for embedding in embeddings.values())
+
+
+def _classes(directory: StateDirectory) -> tuple[str, ...]:
+    """The class of the model that was trained: of the adapter's configuration, else of the model's own."""
+    config, model = directory.adapter_config, directory.model_config
+    if config is not None:
+        mapping = config.values.get("auto_mapping")
+        name = mapping.get("base_model_class") if isinstance(mapping, Mapping) else None
+        return (name,) if isinstance(name, str) else ()
+    return model.architectures if model is not None else ()
+
+
+def _embeddings(directory: StateDirectory, tied: bool | None) -> Mapping[Side, Embedding]:
     config = directory.adapter_config
     if config is not None:
         weights = directory.adapter_weights
-        if weights is None:
-            return {"input": ABSENT, "output": ABSENT}
-        return adapter_embeddings(
-            ((tensor.name, tensor.shape) for tensor in weights.tensors), tuple(config.modules_to_save or ())
-        )
+        return adapter_embeddings(weights.tensors if weights is not None else (), config)
     weight_set = directory.weights
     if weight_set is None:
         return {"input": ABSENT, "output": ABSENT}
-    return model_embeddings((tensor.name, tensor.shape) for tensor in weight_set.tensors)
-
-
-def _trained_ids(value: object) -> tuple[int, ...] | None:
-    """The ids of `trainable_token_indices`: a list, or a dict of module name to list (peft 0.21.2 LoraConfig)."""
-    if isinstance(value, Mapping):
-        lists = [set(_ints(ids)) for ids in value.values()]
-        return tuple(sorted(set.union(*lists))) if lists else None
-    ids = _ints(value)
-    return ids or None
-
-
-def _ints(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list | tuple):
-        return ()
-    return tuple(item for item in value if type(item) is int)
+    return model_embeddings(((tensor.name, tensor.shape) for tensor in weight_set.tensors), tied=tied)
 
 
 def _new_tokens(
-    tokenizer: Tokenizer, base: BaseFacts | None, trained_ids: tuple[int, ...] | None
+    tokenizer: Tokenizer, base: BaseFacts | None, named: set[int]
 ) -> tuple[tuple[tuple[int, str], ...], bool]:
-    """The tokens the base did not have, and whether that is known or read off the tokenizer's tail."""
+    """The tokens the base did not have, and whether that is known or guessed.
+
+    Guessed without the base: the plain tokens at the tokenizer's end, and the added ones whose rows are trained alone.
+    """
     added = sorted((token.id, token.content) for token in tokenizer.added)
     if base is not None and base.contents is not None:
         known = base.contents
         return tuple((number, text) for number, text in added if text not in known), True
     if base is not None and base.tokens is not None:
         return tuple((number, text) for number, text in added if number >= base.tokens), True
-    if trained_ids is not None:
-        contents = dict(added)
-        return tuple((number, contents.get(number, "")) for number in trained_ids), False
-    plain: list[tuple[int, str]] = []
+    tail: set[int] = set()
     for token in sorted(tokenizer.added, key=lambda token: token.id, reverse=True):
         if token.special or token.id < (tokenizer.vocab_size or 0):
             break
-        plain.append((token.id, token.content))
-    return tuple(reversed(plain)), False
+        tail.add(token.id)
+    return tuple((number, text) for number, text in added if number in tail | named), False
 
 
 def _arithmetic(situation: Situation, tokens: Sequence[NewToken]) -> tuple[str, ...]:
@@ -310,12 +340,14 @@ def _arithmetic(situation: Situation, tokens: Sequence[NewToken]) -> tuple[str, 
         rows = f", {embedding.rows} rows" if embedding.rows is not None else ""
         selected = f", {embedding.selected_rows} selected rows" if embedding.selected_rows is not None else ""
         lines.append(f"{side} embedding: {embedding.state.replace('_', ' ')}{rows}{selected}")
-    lines.extend(
-        f"id {token.id} {printable(token.token, 40)}: {token.place.replace('_', ' ')}" for token in tokens[:12]
-    )
+    lines.extend(f"id {token.id} {printable(token.token, 40)}: {_place_words(token)}" for token in tokens[:12])
     if len(tokens) > 12:
         lines.append(f"... and {len(tokens) - 12} more")
     return tuple(lines)
+
+
+def _place_words(token: NewToken) -> str:
+    return "place unknown without the base" if token.place == "unknown" else token.place.replace("_", " ")
 
 
 def _evidence(directory: StateDirectory, situation: Situation) -> tuple[Evidence, ...]:

@@ -140,7 +140,7 @@ class NewToken(Model):
 
     id: int
     token: str
-    place: Literal["needs_row", "padding_row", "out_of_range", "existing"]
+    place: Literal["needs_row", "padding_row", "out_of_range", "existing", "unknown"]
 
 
 EmbeddingState = Literal["trained", "frozen_copy", "low_rank", "selected_rows", "absent"]

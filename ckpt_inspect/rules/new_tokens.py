@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ckpt_inspect.explain.embedding_state import embedding_side
+from ckpt_inspect.artifacts.embedding_names import embedding_side
 from ckpt_inspect.explain.new_tokens import NewTokensAnswer
 from ckpt_inspect.explain.numbers import counted
 from ckpt_inspect.rules.finding import Hit

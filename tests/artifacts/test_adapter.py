@@ -185,3 +185,13 @@ def test_a_target_expression_has_to_match_the_whole_path() -> None:
 def test_an_expression_built_to_backtrack_for_ever_is_matched_in_bounded_time() -> None:
     config = lora(rank_pattern={"(a|aa)+(a|aa)+(a|aa)+!": 4})
     assert config.scaling("a" * 5000) == 2.0
+
+
+def test_a_tied_head_is_a_target_where_its_embedding_is() -> None:
+    tied = lora(target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True)
+    assert is_target(tied, "lm_head")
+    assert not is_target(lora(target_modules=["q_proj", "embed_tokens"]), "lm_head")
+
+
+def test_the_string_of_an_adaption_prompt_is_a_name() -> None:
+    assert is_target(lora(peft_type="ADAPTION_PROMPT", target_modules="self_attn"), "model.layers.0.self_attn")

@@ -236,3 +236,23 @@ def test_a_parameter_lily_shares_between_layers_is_counted_once() -> None:
 def test_an_empty_file_has_nothing_trained() -> None:
     read = weights({})
     assert (read.trainable_parameters, read.targets, read.dialect) == (0, (), "unknown")
+
+
+def test_a_copy_made_by_the_tie_is_neither_frozen_nor_counted_twice() -> None:
+    shapes = {**lora_pair(), f"{P}{EMBED}.weight": (10, 4), f"{P}lm_head.weight": (10, 4)}
+    found = weights(shapes, modules_to_save=["embed_tokens", "model.embed_tokens"], ensure_weight_tying=True)
+    assert [t.role for t in found.tensors[2:]] == ["saved_module", "tied_copy"]
+    assert found.trainable_parameters == 4 * (16 + 32) + 40
+
+
+def test_token_rows_the_tie_repeats_are_counted_once() -> None:
+    rows = {f"{P}{name}.token_adapter.trainable_tokens_delta": (3, 4) for name in (EMBED, "lm_head")}
+    assert weights(rows, trainable_token_indices=[7, 8, 9]).trainable_parameters == 12
+    both = {"embed_tokens": [7, 8, 9], "lm_head": [7, 8, 9]}
+    assert weights(rows, trainable_token_indices=both).trainable_parameters == 24
+
+
+def test_a_bert_layer_called_output_is_no_embedding() -> None:
+    dense = "bert.encoder.layer.0.attention.output.dense"
+    found = weights({f"{P}{dense}.bias": (4,)}, bias="all")
+    assert [t.role for t in found.tensors] == ["bias"]
