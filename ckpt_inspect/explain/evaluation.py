@@ -90,6 +90,7 @@ def explain_evaluation(run: Run) -> EvaluationAnswer | None:
     sentences = [
         *_metric_sentences(described, count),
         _generation_sentence(generated, described, context.task),
+        NOT_GENERATED if _asked_in_vain(arguments, described) else "",
         *_perplexity(found),
         SAMPLED if context.producer == "llamafactory" and kind == "similarity" else "",
     ]
@@ -189,6 +190,8 @@ def _generated(
     written = predictions is not None and predictions.kind == "generated"
     if written or any(metric.kind == "similarity" for metric in described):
         return True
+    if _asked_in_vain(arguments, described):
+        return False
     asked = arguments.flag("predict_with_generate") if arguments is not None else None
     if asked is not None:
         return asked
@@ -196,6 +199,17 @@ def _generated(
     if known and all(value is False for value in known):
         return False
     return True if any(known) else None
+
+
+NOT_GENERATED = "predict_with_generate is on, but the loss is the only metric: without compute_metrics the trainer computes nothing else."
+
+
+def _asked_in_vain(arguments: TrainingArgs | None, described: tuple[Metric, ...]) -> bool:
+    """Whether predict_with_generate had no effect: without compute_metrics `evaluate` asks for the loss alone, and then no
+    text is generated (transformers trainer.py:evaluate, trainer_seq2seq.py:prediction_step)."""
+    if arguments is None or arguments.flag("predict_with_generate") is not True:
+        return False
+    return bool(described) and all(item.kind == "loss" and item.name.startswith("eval_") for item in described)
 
 
 def _metric_sentences(described: tuple[Metric, ...], evaluations: int) -> list[str]:

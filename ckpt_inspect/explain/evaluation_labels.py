@@ -26,20 +26,21 @@ def producer_of(arguments: TrainingArgs | None) -> str:
 
 
 def stage_of(run: Run) -> str:
-    """What was trained for: "rm" (a value head lies there), "preference" (rewards are logged), "policy", "" otherwise."""
+    """What was trained for: "rm" (a value head lies there), "preference" (rewards are logged), "orpo" (so is the token loss
+    of the chosen answers, which the loss adds), "policy", "" otherwise."""
     if run.has("value_head"):
         return "rm"
     newest = run.newest_trainer_state
     keys = {key for entry in newest[0].log_history[:50] for key in entry.values} if newest is not None else set()
     bare = {key.removeprefix("eval_") for key in keys}
     if "rewards/accuracies" in bare or "rewards/margins" in bare:
-        return "preference"
+        return "orpo" if bare & _ADDED else "preference"
     return "policy" if "reward" in bare else ""
 
 
 def task_of(run: Run, producer: str, stage: str) -> str:
     """ "preference", "lm" or "" when nothing tells."""
-    if stage in ("rm", "preference"):
+    if stage in ("rm", "preference", "orpo"):
         return "preference"
     config, model = run.adapter_config, run.model_config
     if config is not None and config.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
@@ -61,6 +62,8 @@ def label_sentence(arguments: TrainingArgs | None, page: Mapping[str, Any] | Non
     producer = producer_of(arguments)
     if page is not None:
         return _page(page)
+    if stage == "orpo":
+        return ADDS
     if producer == "trl" and arguments is not None:
         return _trl(arguments)
     if stage in ("rm", "preference"):
@@ -74,6 +77,14 @@ def label_sentence(arguments: TrainingArgs | None, page: Mapping[str, Any] | Non
 
 
 COMPARES = "The loss compares answers; it is no mean over tokens and not comparable with a fine-tuning loss."
+
+
+ADDS = (
+    "The loss adds the chosen answers' loss per token (prompts carry none unless the script says so) and a comparison of "
+    "answers: it is not comparable with a fine-tuning loss."
+)
+# Parts of the loss that say so: trl orpo_trainer.py and cpo_trainer.py; LLaMA-Factory train/dpo/trainer.py.
+_ADDED = frozenset({"nll_loss", "sft_loss", "odds_ratio_loss"})
 
 
 def _page(page: Mapping[str, Any]) -> str:

@@ -47,6 +47,8 @@ def evals(*pairs: tuple[int, float], name: str = "eval_loss") -> list[dict[str, 
         ("eval_macro_f1", Context(), "accuracy", "higher", False),
         ("perplexity", Context(), "loss", "lower", False),
         ("eval_wiki_loss", Context(datasets=("wiki",)), "loss", "lower", False),
+        ("eval_ter", Context(), "similarity", "lower", True),
+        ("eval_odds_ratio_loss", Context("trl", "orpo", "preference"), "preference", "", False),
         ("eval_somebodys_own", Context(), "other", "", None),
     ],
 )
@@ -136,6 +138,22 @@ def test_generated_metrics_have_their_scale_and_no_loss(tmp_path: Path) -> None:
     assert (found.predictions.lines, found.predictions.exact, found.predictions.empty) == (4, 1, 1)
     assert found.predictions.template_leftovers == 1
     assert "another chat template" in found.paragraph
+
+
+def test_generation_that_was_asked_for_without_compute_metrics_did_not_happen(tmp_path: Path) -> None:
+    write_arguments(
+        tmp_path, cls="transformers.training_args_seq2seq.Seq2SeqTrainingArguments", predict_with_generate=True
+    )
+    write_state(tmp_path, [*train_entries([(4, 1.0)]), *evals((4, 0.25))])
+    found = explained(tmp_path)
+    assert found.generated is False
+    assert "predict_with_generate is on, but the loss is the only metric" in found.paragraph
+
+
+def test_a_loss_that_adds_the_answers_own_is_not_called_a_comparison_alone(tmp_path: Path) -> None:
+    entry = {"step": 4, "eval_loss": 0.2, "eval_rewards/accuracies": 0.5, "eval_nll_loss": 0.1}
+    write_state(tmp_path, [*train_entries([(4, 1.0)]), entry])
+    assert "plus a comparison" in explained(tmp_path).paragraph
 
 
 def test_a_text_file_of_predictions_is_named_and_has_no_labels_to_equal(tmp_path: Path) -> None:

@@ -132,5 +132,6 @@ def test_a_full_model_whose_new_rows_equal_the_bases_was_frozen(tmp_path: Path) 
     (base / "tokenizer.json").write_text((tuned / "tokenizer.json").read_text().replace('"added_tokens"', '"none"'))
     shallow = explain_tokens(open_run(tuned), base=base)
     deep = explain_tokens(open_run(tuned), base=base, deep=True)
-    assert shallow is not None and deep is not None
+    assert shallow is not None
+    assert deep is not None
     assert (shallow.verdict, deep.verdict, deep.output_embedding) == ("trained", "saved_but_frozen", "frozen_copy")
