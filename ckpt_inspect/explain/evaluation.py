@@ -201,7 +201,10 @@ def _generated(
     return True if any(known) else None
 
 
-NOT_GENERATED = "predict_with_generate is on, but the loss is the only metric: without compute_metrics the trainer computes nothing else."
+NOT_GENERATED = (
+    "predict_with_generate is on, but the loss is the only metric: without compute_metrics the trainer computes nothing "
+    "else."
+)
 
 
 def _asked_in_vain(arguments: TrainingArgs | None, described: tuple[Metric, ...]) -> bool:
