@@ -30,7 +30,7 @@ _TAR_BLOCK = 512
 _TAR_MEMBERS = 10_000
 _MAX_RATIO_FROM = 16 << 20
 _MAX_RATIO = 1000
-_NPY_OBJECT = re.compile(rb"""['"](?:[|<>=]?O\d*)['"]""")
+_NPY_OBJECT = re.compile(rb"""['"](?:[|<>=]?O\d*|object_?)['"]""")
 
 
 def scan_zip(
@@ -152,8 +152,9 @@ def _scan_around(
     if first > 0:
         nested(SliceSource(source, 0, first), f"{place}@0", depth + 1, sure=False)
     for fault in directory.faults:
-        if fault.kind == "zip-trailing" and fault.offset is not None:
-            rest = SliceSource(source, fault.offset, source.size - fault.offset)
+        if fault.kind in ("zip-trailing", "zip-gap") and fault.offset is not None:
+            end = min((start for start in starts if start > fault.offset), default=source.size)
+            rest = SliceSource(source, fault.offset, end - fault.offset)
             nested(rest, f"{place}@{fault.offset}", depth + 1, sure=False)
     if directory.comment:
         comment = BytesSource(directory.comment)

@@ -20,6 +20,8 @@ from ckpt_inspect.storage import ByteSource, SliceSource
 
 _CHUNK = 8 << 20
 _OVERLAP = 4096
+_ATTENTION_KEYS = frozenset({"attn_implementation", "_attn_implementation", "_attn_implementation_internal"})
+_CUSTOM_MODULE = re.compile(r"(?!sentence_transformers\.|torch\.nn\.)[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\.[A-Z]\w*")
 _TEMPLATE_KEYS = frozenset({"chat_template", "chat_templates", "additional_chat_templates", "default_chat_template"})
 _LARGE_JSON = 64 << 20
 _MOST_NODES = 3_000_000
@@ -46,7 +48,7 @@ def scan_json(source: ByteSource, collector: Collector, place: str, name: str) -
             if fault.kind.startswith("index-"):
                 collector.note_fault(fault, place)
     _scan_configuration(mapping, collector, place)
-    named = 0
+    named = named_code = 0
     for key, value in _pairs(document.value):
         if key in _TEMPLATE_KEYS:
             for label, template in _templates(value):
@@ -55,20 +57,17 @@ def scan_json(source: ByteSource, collector: Collector, place: str, name: str) -
         if found is not None and named < _MOST_NAMED:
             named += 1
             _note_secret(found, collector, _inside(place, key))
+        code = _code_named(key, value)
+        if code is not None and named_code < _MOST_NAMED:
+            named_code += 1
+            collector.note("scan-remote-code", "known", code, place=_inside(place, key))
         if key == "class_name" and value == "Lambda" and not _KERAS_KEYS.isdisjoint(mapping):
             collector.note("scan-lambda-layer", "suspicious", "a Keras Lambda layer", place=place)
     scan_bytes(source, collector, place)
 
 
 def _scan_configuration(mapping: dict[str, Any], collector: Collector, place: str) -> None:
-    """Fields by which libraries find code: `auto_map`, PEFT's `auto_mapping`, custom pipelines."""
-    auto_map = mapping.get("auto_map")
-    if isinstance(auto_map, dict) and auto_map:
-        first = next(iter(auto_map.values()))
-        first = first[0] if isinstance(first, list) and first else first
-        collector.note(
-            "scan-remote-code", "known", f"auto_map names Python code: {first}", place=_inside(place, "auto_map")
-        )
+    """Fields of the outermost object by which libraries find code: PEFT's `auto_mapping`, custom pipelines."""
     pipelines = mapping.get("custom_pipelines")
     if isinstance(pipelines, dict) and pipelines:
         collector.note("scan-remote-code", "known", "custom_pipelines names Python code", place=place)
@@ -87,6 +86,19 @@ def _scan_configuration(mapping: dict[str, Any], collector: Collector, place: st
                 place=_inside(place, "auto_mapping"),
                 severity="warning",
             )
+
+
+def _code_named(key: str, value: Any) -> str | None:
+    """What a field at any depth says about code that is fetched: `auto_map` of transformers, attention kernels of the Hub
+    (``transformers/integrations/hub_kernels.py``), the `type` of a module of sentence-transformers."""
+    if key == "auto_map" and isinstance(value, dict) and value:
+        first = next(iter(value.values()))
+        return f"auto_map names Python code: {first[0] if isinstance(first, list) and first else first}"
+    if key in _ATTENTION_KEYS and isinstance(value, str) and "/" in value:
+        return f"the attention is a kernel fetched from the Hub: {value}"
+    if key == "type" and isinstance(value, str) and _CUSTOM_MODULE.fullmatch(value):
+        return f"a module of its own code: {value}"
+    return None
 
 
 def scan_safetensors(source: ByteSource, collector: Collector, place: str) -> None:
@@ -120,8 +132,10 @@ def scan_gguf(source: ByteSource, collector: Collector, place: str) -> None:
 
 def scan_hdf5(source: ByteSource, collector: Collector, place: str) -> None:
     """The configuration a Keras model keeps as JSON text in its HDF5 file."""
-    if _LAMBDA_LAYER.search(source.read_at(0, _MOST_BINARY)):
-        collector.note("scan-lambda-layer", "suspicious", "a Keras Lambda layer", place=place)
+    for position in range(0, min(source.size, collector.text_left), _CHUNK):
+        if _LAMBDA_LAYER.search(source.read_at(position, _CHUNK + _OVERLAP)):
+            collector.note("scan-lambda-layer", "suspicious", "a Keras Lambda layer", place=place)
+            return
 
 
 def scan_template(source: ByteSource, collector: Collector, place: str) -> None:
@@ -195,17 +209,14 @@ def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _templates(value: Any) -> Iterator[tuple[str, str]]:
-    """The templates under a key: a text, a list of `{name, template}`, or an object of texts."""
+    """The templates under a key: a text, a list of `{name, template}`, an object of texts, or any of these deeper."""
     if isinstance(value, str):
         yield "", value
-    elif isinstance(value, list):
-        for item in value[:64]:
-            if isinstance(item, dict) and isinstance(item.get("template"), str):
-                yield f"[{item.get('name')}]", item["template"]
-    elif isinstance(value, dict):
-        for key, item in list(value.items())[:64]:
-            if isinstance(item, str):
-                yield f"[{key}]", item
+    elif isinstance(value, list | dict):
+        name = value.get("name") if isinstance(value, dict) and isinstance(value.get("name"), str) else None
+        for key, item in _pairs(value):
+            if isinstance(item, str) and "{" in item:
+                yield f"[{name or key}]", item
 
 
 def _inside(place: str, part: str) -> str:

@@ -23,7 +23,8 @@ from ckpt_inspect.storage import ByteSource, SliceSource
 _TORCH = frozenset({"zip", "legacy-torch", "pickle"})
 _UNREADABLE_ARCHIVES = {"7z": "dangerous", "rar": "dangerous", "zstd": "suspicious", "lz4": "suspicious"}
 _COMPRESSED = frozenset({"gzip", "bzip2", "xz", "zlib", "lzma"})
-_PICTURES = frozenset({"png", "jpeg", "pdf", "parquet", "hdf5"})
+_LOOKED_INTO = frozenset({"safetensors", "gguf", "tar"})
+"""Formats that may begin with opcodes of a pickle: a length, a name, letters."""
 _PROGRAMS = (b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"\xfe\xed\xfa\xcf")
 _TEXT_SAMPLE = 4096
 _SAFE_NAMES = re.compile(r"\.(?:safetensors|json|jsonl|txt|md|ya?ml|png|jinja|csv|html)\Z", re.IGNORECASE)
@@ -246,7 +247,12 @@ class Examiner:
         scan_text(source, collector, "")
 
     def _second_identity(self, kind: str, source: ByteSource, place: str, depth: int) -> None:
-        """A zip that ends where another format began: two programs would load two things from one file."""
+        """Two programs would load two things from one file: a pickle whose first argument another format's head is, and a
+        zip that ends where another format began."""
+        if kind in _LOOKED_INTO and scan_hidden(
+            source, self._collector, ProgramJudge(self._collector), self._part, place, depth
+        ):
+            self._collector.note("scan-polyglot", "suspicious", f"is {kind} and a pickle as well", place=place)
         start = last_archive_start(source)
         if start is None:
             return

@@ -10,6 +10,7 @@ from ckpt_inspect.formats.pickle_nodes import Blob, Build, Call, Global, MethodC
 from ckpt_inspect.formats.pickle_program import PickleProgram
 from ckpt_inspect.scan.collector import Collector
 from ckpt_inspect.scan.guards import GUARDS, dunder_keys
+from ckpt_inspect.scan.numpy_types import hides_objects
 from ckpt_inspect.scan.tiers import Expectation, Standing, standing_of
 from ckpt_inspect.scan.verdicts import GlobalUse, Verdict
 
@@ -181,6 +182,14 @@ class ProgramJudge:
                 "scan-patched-name",
                 "dangerous",
                 f"sets attributes of {_shown(target)} itself",
+                place=place,
+                offset=build.offset,
+            )
+        elif hides_objects(build):
+            self._collector.note(
+                "scan-misused-call",
+                "dangerous",
+                "describes an array whose bytes numpy would take for pointers to objects",
                 place=place,
                 offset=build.offset,
             )

@@ -51,6 +51,8 @@ def _shape(rule: str, what: str, anchor: str, pattern: str, *, grave: bool = Tru
 
 # No letter stands before a key, but for one that is the length of the string or an opcode, behind a byte that is no text.
 _W = r"(?:(?<![A-Za-z0-9_])|(?<=[\x00-\x1f\x80-\xff][A-Za-z0-9_]))"
+# The same for shapes that may hold hyphens: begun behind each of them, a long run would be read over and over.
+_WD = r"(?:(?<![A-Za-z0-9_-])|(?<=[\x00-\x1f\x80-\xff][A-Za-z0-9_]))"
 _SHAPES: tuple[_Shape, ...] = (
     _shape("SEC-HF", "a Hugging Face token", "hf_", _W + r"hf_[A-Za-z0-9]{34,40}(?![A-Za-z0-9])", mixed=False),
     _shape("SEC-HF", "a Hugging Face organisation token", "api_org_", _W + r"api_org_[A-Za-z0-9]{34}(?![A-Za-z0-9])"),
@@ -71,7 +73,7 @@ _SHAPES: tuple[_Shape, ...] = (
     _shape("SEC-AZURE", "an Azure storage key", "AccountKey=", r"AccountKey=[A-Za-z0-9+/]{86}=="),
     _shape("SEC-SLACK", "a Slack token", "xox", _W + r"xox[abprs]-[A-Za-z0-9-]{10,}", mixed=True),
     _shape(
-        "SEC-JWT", "a JSON web token", "eyJ", _W + r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{10,}"
+        "SEC-JWT", "a JSON web token", ".eyJ", _WD + r"eyJ[A-Za-z0-9_-]{8,}+\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{10,}"
     ),
     _shape("SEC-PEM", "a private key", "PRIVATE KEY-----", r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
     _shape("SEC-WANDB", "a Weights & Biases key", "wandb_v1_", _W + r"wandb_v1_[A-Za-z0-9_]{20,}"),
@@ -105,7 +107,7 @@ _SHAPES: tuple[_Shape, ...] = (
         "PRIV-HOST",
         "the name of a machine",
         ".internal .corp .local",
-        _W + r"[A-Za-z0-9-]{2,40}\.(?:internal|corp|local)(?![A-Za-z0-9.])",
+        _WD + r"[A-Za-z0-9-]{2,40}+\.(?:internal|corp|local)(?![A-Za-z0-9.])",
         grave=False,
     ),
     _shape(

@@ -167,7 +167,9 @@ def _does_something(program: PickleProgram) -> bool:
     if not named:
         return False
     if not all(_plausible(event) for event in named[:64]):
-        return False
+        # A name that is none may stand behind a call on purpose; text has no calls of what runs code.
+        called = [event.callee for event in program.events if type(event) is Call and type(event.callee) is Global]
+        return any(standing_of(found.module, found.name).tier == "T3" and _plausible(found) for found in called[:64])
     if any(type(event) is Call for event in program.events) or program.protocol >= 2:
         return True
     return any(standing_of(event.module, event.name).tier == "T3" for event in named[:64])

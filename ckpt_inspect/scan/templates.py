@@ -4,18 +4,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect.scan.collector import Collector
+from ckpt_inspect.scan.template_values import Values, descend, path_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment, nodes
 
-_LONGEST = 1 << 20
+_LONGEST = 128 << 10  # the longest published ones have 30 kB
 _DEEPEST_BRACKETS = 60
 _DEEPEST_BLOCKS = 60
 _LARGE_NUMBER = 100_000
@@ -31,11 +31,15 @@ _INTERNALS = frozenset(
 )  # fmt: skip
 _HELPERS = frozenset({"lipsum", "cycler", "joiner", "self", "config", "request", "url_for", "get_flashed_messages"})
 _HELPER_METHODS = frozenset({"next", "reset", "current"})
-_WIDE = re.compile(r"%[-+ #0]*\d{6,}|%[^%a-zA-Z]*\.\d{6,}|\{[^{}]*:[^{}]*\d{6,}[^{}]*\}")
+_INTERNAL_NAME = re.compile(
+    r"__(?:class|mro|bases?|subclasses|globals|builtins|import|init|getattribute|dict|self|code)__"
+)
+_WIDE = re.compile(r"%[-+ #0]*(?:\d{6,}|\*)|%[^%a-zA-Z]*\.\*|%[^%a-zA-Z]*\.\d{6,}|\{[^{}]*:[^{}]*\d{6,}[^{}]*\}")
 _REACHING = re.compile(r"\{[^{}]*(?:\._|\[|__)[^{}]*\}")
 _BY_ATTRIBUTE = frozenset({"selectattr", "rejectattr", "groupby", "sum"})
 """Filters whose first argument is the name of an attribute."""
-_PADDING = frozenset({"center", "ljust", "rjust", "zfill", "indent"})
+_PADDING = frozenset({"center", "ljust", "rjust", "zfill", "indent", "batch", "slice"})
+_MOST_ROUNDS = 100_000_000  # of loops within loops
 
 
 def judge_template(text: str, collector: Collector, place: str) -> None:
@@ -118,19 +122,49 @@ def _problems(tree: nodes.Template) -> Iterator[tuple[str, str]]:
     """Everything wrong, node by node, with an explicit stack."""
     from jinja2 import nodes
 
-    pending: list[tuple[nodes.Node, int, str]] = [(tree, 0, "")]  # node, loops around it, macro around it
+    values = Values(tree)
+    pending: list[tuple[nodes.Node, int, float, str]] = [(tree, 0, 1.0, "")]  # node; ranges, rounds, macro around it
+    calls: dict[str, set[str]] = {}  # what each macro calls under no condition
     while pending:
-        node, loops, macro = pending.pop()
-        yield from _node_problems(node, loops, macro)
-        inner_loops = loops + (isinstance(node, nodes.For) and _is_range(node.iter))
-        inner_macro = node.name if isinstance(node, nodes.Macro) else macro
-        if isinstance(node, nodes.If | nodes.CondExpr):
-            inner_macro = ""  # a call of itself under a condition can end
+        node, ranges, rounds, macro = pending.pop()
+        yield from _node_problems(node, values)
+        if isinstance(node, nodes.For):
+            ranges += _is_range(node.iter)
+            rounds *= max(1.0, values.of(node.iter).size)
+            yield from _loop(node, ranges, rounds, values)
+        elif isinstance(node, nodes.Macro):
+            macro = node.name
+        elif isinstance(node, nodes.If | nodes.CondExpr):
+            macro = ""  # a call of itself under a condition can end
+        elif isinstance(node, nodes.Call) and macro and isinstance(node.node, nodes.Name):
+            calls.setdefault(macro, set()).add(node.node.name)
         for child in node.iter_child_nodes():
-            pending.append((child, inner_loops, inner_macro))
+            pending.append((child, ranges, rounds, macro))
+    for macro in calls:
+        if _reaches_itself(macro, calls):
+            yield "template-endless", f"the macro {macro} calls itself without end"
 
 
-def _node_problems(node: nodes.Node, loops: int, macro: str) -> Iterator[tuple[str, str]]:
+def _reaches_itself(macro: str, calls: dict[str, set[str]]) -> bool:
+    reached: set[str] = set()
+    pending = [macro]
+    while pending:
+        for name in calls.get(pending.pop(), ()):
+            if name == macro:
+                return True
+            if name not in reached:
+                reached.add(name)
+                pending.append(name)
+    return False
+
+
+def _is_range(node: nodes.Node) -> bool:
+    from jinja2 import nodes
+
+    return isinstance(node, nodes.Call) and isinstance(node.node, nodes.Name) and node.node.name == "range"
+
+
+def _node_problems(node: nodes.Node, values: Values) -> Iterator[tuple[str, str]]:
     from jinja2 import nodes
 
     if isinstance(node, nodes.Include | nodes.Import | nodes.FromImport | nodes.Extends):
@@ -141,22 +175,25 @@ def _node_problems(node: nodes.Node, loops: int, macro: str) -> Iterator[tuple[s
         yield from _item(node)
     elif isinstance(node, nodes.Const):
         yield from _constant(node)
-    elif isinstance(node, nodes.TemplateData):
-        return
+    elif isinstance(node, nodes.Keyword):
+        if node.key.startswith("__"):
+            yield "template-code", f"line {node.lineno}: gives an argument called {node.key}"
     elif isinstance(node, nodes.Filter | nodes.Test):
-        yield from _filter(node)
+        yield from _filter(node, values)
     elif isinstance(node, nodes.Call):
-        yield from _call(node, macro)
+        yield from _call(node, values)
     elif isinstance(node, nodes.Pow):
-        yield from _power(node)
-    elif isinstance(node, nodes.Mul):
-        yield from _product(node)
+        yield from _power(node, values)
     elif isinstance(node, nodes.Mod):
         yield from _modulo(node)
-    elif isinstance(node, nodes.For):
-        yield from _loop(node, loops)
     elif isinstance(node, nodes.Name) and node.name in _HELPERS and node.ctx == "load":
         yield "template-odd", f"line {node.lineno}: uses {node.name}, through which Python's internals are reached"
+    if not isinstance(node, nodes.Const):
+        value = values.of(node)
+        if any(_INTERNAL_NAME.search(text) for text in value.texts):
+            yield "template-code", f"line {node.lineno}: puts the name of a Python internal together"
+        if value.kind in ("text", "list") and value.size > _LARGE_TEXT * 10 and not _is_range(node):
+            yield "template-endless", f"line {node.lineno}: makes an enormous text or list"
 
 
 def _attribute(name: str, node: nodes.Node, of: nodes.Node | None = None) -> Iterator[tuple[str, str]]:
@@ -177,22 +214,20 @@ def _item(node: nodes.Getitem) -> Iterator[tuple[str, str]]:
             yield "template-code", f"line {node.lineno}: reaches for {argument.value}"
     elif isinstance(argument, nodes.Concat | nodes.Add) and any(
         isinstance(part, nodes.Const) and isinstance(part.value, str) and "_" in part.value
-        for part in argument.find_all(nodes.Const)
+        for part in descend(argument)
     ):
         yield "template-code", f"line {node.lineno}: puts the name of an attribute together"
 
 
 def _constant(node: nodes.Const) -> Iterator[tuple[str, str]]:
     value = node.value
-    if isinstance(value, str) and re.search(
-        r"__(?:class|mro|bases?|subclasses|globals|builtins|import|init|getattribute)__", value
-    ):
+    if isinstance(value, str) and _INTERNAL_NAME.search(value):
         yield "template-code", f"line {node.lineno}: holds the name of a Python internal"
     elif isinstance(value, int) and value.bit_length() > 4096:
         yield "template-endless", f"line {node.lineno}: a number of {value.bit_length()} bits"
 
 
-def _filter(node: nodes.Filter | nodes.Test) -> Iterator[tuple[str, str]]:
+def _filter(node: nodes.Filter | nodes.Test, values: Values) -> Iterator[tuple[str, str]]:
     from jinja2 import nodes
 
     if node.name == "attr":
@@ -204,29 +239,23 @@ def _filter(node: nodes.Filter | nodes.Test) -> Iterator[tuple[str, str]]:
         if isinstance(argument, nodes.Const) and isinstance(argument.value, str):
             for part in argument.value.split("."):
                 yield from _attribute(part, node)
-    if node.name in _PADDING and any(_size(argument) > _LARGE_TEXT for argument in node.args):
+    if node.name in _PADDING and any(values.of(argument).size > _LARGE_TEXT for argument in node.args):
         yield "template-endless", f"line {node.lineno}: pads to an enormous width"
     if node.name == "format" and isinstance(node, nodes.Filter):
         yield from _format(node.node, node, percent=True)
-    if node.name == "join" and isinstance(node, nodes.Filter) and node.node is not None:
-        yield from _join(node.args[0] if node.args else None, node.node, node)
 
 
-def _call(node: nodes.Call, macro: str) -> Iterator[tuple[str, str]]:
+def _call(node: nodes.Call, values: Values) -> Iterator[tuple[str, str]]:
     from jinja2 import nodes
 
     callee = node.node
-    if isinstance(callee, nodes.Name):
-        if callee.name == "range" and any(_size(argument) > _LARGE_NUMBER for argument in node.args):
+    if _is_range(node):
+        if values.of(node).size > _LARGE_NUMBER:
             yield "template-endless", f"line {node.lineno}: counts to an enormous number"
-        elif macro and callee.name == macro:
-            yield "template-endless", f"line {node.lineno}: the macro {macro} calls itself without end"
     elif isinstance(callee, nodes.Getattr):
         if callee.attr in ("format", "format_map"):
             yield from _format(callee.node, node, percent=False)
-        elif callee.attr == "join" and node.args:
-            yield from _join(callee.node, node.args[0], node)
-        elif callee.attr in _PADDING and node.args and _size(node.args[0]) > _LARGE_TEXT:
+        elif callee.attr in _PADDING and node.args and values.of(node.args[0]).size > _LARGE_TEXT:
             yield "template-endless", f"line {node.lineno}: pads to an enormous width"
 
 
@@ -242,22 +271,12 @@ def _format(pattern: nodes.Node | None, node: nodes.Node, *, percent: bool) -> I
         yield "template-odd", f"line {node.lineno}: formats with a pattern that is computed"
 
 
-def _join(separator: nodes.Node | None, items: nodes.Node, node: nodes.Node) -> Iterator[tuple[str, str]]:
-    if separator is not None and _size(separator) * max(1, _size(items)) > _LARGE_NUMBER * 100:
-        yield "template-endless", f"line {node.lineno}: joins to an enormous text"
-
-
-def _power(node: nodes.Pow) -> Iterator[tuple[str, str]]:
+def _power(node: nodes.Pow, values: Values) -> Iterator[tuple[str, str]]:
     from jinja2 import nodes
 
     power = node.right.value if isinstance(node.right, nodes.Const) else None
-    if not isinstance(power, int | float) or power > 64 or _size(node) > _LARGE_NUMBER**4:
+    if not isinstance(power, int | float) or power > 64 or values.of(node).size > _LARGE_NUMBER**4:
         yield "template-endless", f"line {node.lineno}: raises to a large or computed power"
-
-
-def _product(node: nodes.Mul) -> Iterator[tuple[str, str]]:
-    if _size(node) > _LARGE_TEXT * 10 and any(_is_sequence(part) for part in (node.left, node.right)):
-        yield "template-endless", f"line {node.lineno}: repeats a text or list enormously often"
 
 
 def _modulo(node: nodes.Mod) -> Iterator[tuple[str, str]]:
@@ -267,88 +286,27 @@ def _modulo(node: nodes.Mod) -> Iterator[tuple[str, str]]:
         yield from _format(node.left, node, percent=True)
 
 
-def _loop(node: nodes.For, loops: int) -> Iterator[tuple[str, str]]:
+def _loop(node: nodes.For, ranges: int, rounds: float, values: Values) -> Iterator[tuple[str, str]]:
     from jinja2 import nodes
 
-    if loops >= 2 and _is_range(node.iter):
+    if ranges > 2 or rounds > _MOST_ROUNDS:
         yield "template-endless", f"line {node.lineno}: counts in loops within loops"
-    for assign in node.find_all(nodes.Assign):
-        if _doubles(assign):
+    for assign in descend(node):
+        if isinstance(assign, nodes.Assign) and _doubles(assign, values):
             yield "template-endless", f"line {assign.lineno}: doubles a value in a loop"
 
 
-def _doubles(assign: nodes.Assign) -> bool:
+def _doubles(assign: nodes.Assign, values: Values) -> bool:
     """``x = x ~ x``, ``x + x``, ``x * 2`` and the like: what is assigned holds its own target twice."""
     from jinja2 import nodes
 
-    target = _path(assign.target)
+    target = path_of(assign.target)
     if target is None or not isinstance(assign.node, nodes.Concat | nodes.Add | nodes.Mul | nodes.List):
         return False
-    uses = sum(1 for part in assign.node.find_all((nodes.Name, nodes.Getattr, nodes.NSRef)) if _path(part) == target)
+    uses = sum(path_of(part) == target for part in descend(assign.node) if not isinstance(part, nodes.Const))
     if isinstance(assign.node, nodes.Mul):
-        return (
-            uses >= 1
-            and any(isinstance(part, nodes.Const) for part in (assign.node.left, assign.node.right))
-            and _starts_as_text(assign.node)
+        by_constant = any(
+            values.of(part).kind == "number" and values.of(part).size > 1 for part in descend(assign.node)
         )
+        return uses >= 1 and by_constant
     return uses >= 2
-
-
-def _starts_as_text(node: nodes.Mul) -> bool:
-    return _size(node) > 1
-
-
-def _path(node: nodes.Node) -> str | None:
-    from jinja2 import nodes
-
-    if isinstance(node, nodes.Name):
-        return node.name
-    if isinstance(node, nodes.NSRef):
-        return f"{node.name}.{node.attr}"
-    if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
-        return f"{node.node.name}.{node.attr}"
-    return None
-
-
-def _is_range(node: nodes.Node) -> bool:
-    from jinja2 import nodes
-
-    return isinstance(node, nodes.Call) and isinstance(node.node, nodes.Name) and node.node.name == "range"
-
-
-def _is_sequence(node: nodes.Node) -> bool:
-    from jinja2 import nodes
-
-    if isinstance(node, nodes.Const):
-        return isinstance(node.value, str)
-    return isinstance(node, nodes.List | nodes.Tuple | nodes.TemplateData | nodes.Concat) or (
-        isinstance(node, nodes.Mul) and (_is_sequence(node.left) or _is_sequence(node.right))
-    )
-
-
-def _size(node: nodes.Node, depth: int = 0) -> float:
-    """A lower bound of a constant's value or length, as far as arithmetic shows it; 0 where it does not."""
-    from jinja2 import nodes
-
-    if depth > 20:
-        return 0
-    if isinstance(node, nodes.Const):
-        if isinstance(node.value, bool) or node.value is None:
-            return 0
-        if isinstance(node.value, int | float):
-            return abs(float(node.value)) if abs(node.value) < 1e300 else 1e300
-        return float(len(node.value)) if isinstance(node.value, str) else 0
-    if isinstance(node, nodes.List | nodes.Tuple):
-        return float(len(node.items))
-    if isinstance(node, nodes.Mul):
-        return min(1e300, max(1.0, _size(node.left, depth + 1)) * max(1.0, _size(node.right, depth + 1)))
-    if isinstance(node, nodes.Add):
-        return _size(node.left, depth + 1) + _size(node.right, depth + 1)
-    if isinstance(node, nodes.Pow):
-        base, power = _size(node.left, depth + 1), _size(node.right, depth + 1)
-        if base <= 1 or power <= 0:
-            return 1.0
-        return 1e300 if power * math.log10(base) > 299 else base**power
-    if isinstance(node, nodes.Call) and _is_range(node):
-        return max((_size(argument, depth + 1) for argument in node.args), default=0.0)
-    return 0

@@ -328,7 +328,77 @@ def misused() -> Iterator[Sample]:
         "a special method below __dict__",
         dump(Instance(Name("argparse", "Namespace"), {"__dict__": {"__setstate__": 1}}), 2),
     )
+    for title, flags, kind, fields in (
+        ("objects that are said to be bytes", 0, "O8", None),
+        ("a field of objects that is said to be bytes", 0, "V8", {"a": (_dtype("O8", 63), 0)}),
+    ):
+        yield Sample(
+            title,
+            dump(
+                Called(
+                    Name("numpy._core.multiarray", "_reconstruct"),
+                    (Name("numpy", "ndarray"), (0,), b"b"),
+                    state=(1, (1,), _dtype(kind, flags, fields), False, b"A" * 8),
+                ),
+                4,
+            ),
+            why="numpy takes the flags from the pickle and the bytes for pointers",
+        )
     yield Sample("an enormous exponent", call("fractions", "Fraction", "1e99999999"), "suspicious")
+
+
+def _dtype(kind: str, flags: int, fields: dict[str, object] | None = None) -> Called:
+    names = tuple(fields) if fields else None
+    return Called(Name("numpy", "dtype"), (kind, False, True), state=(3, "|", None, names, fields, 8, 1, flags))
+
+
+def polyglots() -> Iterator[Sample]:
+    """One file that two programs read as two things."""
+    yield Sample("a safetensors file that is a pickle", safetensors_and_pickle(), name="pytorch_model.bin")
+    yield Sample("GGUF, the argument of BINFLOAT", b"GGUF" + bytes(5) + b"0" + EXEC[2:], name="model.bin")
+    yield Sample("a tar whose first name is a pickle", _tar({"cposix\nsystem\n(S'true'\ntR.": b"abc"}), name="model.pt")
+    yield Sample(
+        "bytes of a member that the directory calls shorter",
+        plain_zip([PlainMember(b"a/data.pkl", PLAIN + EXEC, central={"size": len(PLAIN), "compressed": len(PLAIN)})]),
+        name="model.pt",
+    )
+    yield Sample(
+        "a call, and behind it a name that is none",
+        plain_zip([PlainMember(b"a/data/0", EXEC[:-1] + b"0c! !\n! !\n.")]),
+        name="model.pt",
+        why="what is not sure to be a pickle was judged only if every name could be one",
+    )
+    yield Sample("a numpy array of 'object'", _npy(EXEC, descr="'object'"), name="rng.npy")
+    yield Sample(
+        "a Keras Lambda behind nine megabytes",
+        b"\x89HDF\r\n\x1a\n" + bytes(9 << 20) + b'{"class_name": "Lambda", "config": {}}',
+        "suspicious",
+        name="model.h5",
+    )
+
+
+def safetensors_and_pickle() -> bytes:
+    """A legal safetensors file whose length field is SHORT_BINSTRING: strings lead over the header into the data."""
+    payload = EXEC[2:]
+    run = 0x60
+    tail = b'"},"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}'
+    tail %= (len(payload), len(payload))
+    head = b'{"__metadata__":{"a":"'
+    first = run - 6  # of the first string, behind the rest of the length field
+    strings = 82
+    filling = b"".join(b"U" + bytes([run]) + b"B" * run for _ in range(strings))
+    size = run << 8 | ord("U")
+    left = size - first - len(filling)
+    while left > 2 * run:
+        filling += b"U" + bytes([run]) + b"B" * run
+        left = size - first - len(filling)
+    while left < len(tail) + 2 + run:
+        filling = filling[: -run - 2]
+        left = size - first - len(filling)
+    middle = left - len(tail) - 4
+    parts = [b"U" + bytes([middle]) + b"C" * middle, b"U" + bytes([len(tail)]) + tail]
+    header = head + b"A" * (first - len(head)) + filling + b"".join(parts)
+    return struct.pack("<Q", len(header)) + header + payload
 
 
 def containers() -> Iterator[Sample]:
@@ -628,4 +698,4 @@ def _unlisted() -> bytes:
 
 def hostile() -> list[Sample]:
     """Every sample that must not pass."""
-    return [*opcode_forms(), *broken(), *differences(), *gadgets(), *misused(), *containers(), *bombs()]
+    return [*opcode_forms(), *broken(), *differences(), *gadgets(), *misused(), *polyglots(), *containers(), *bombs()]

@@ -38,6 +38,24 @@ CODE = [
     "{% for x in messages.__class__.__mro__ %}{% endfor %}",
     "{% macro f(x) %}{{ x.__globals__ }}{% endmacro %}",
     "{{ request.application }}",
+    # names put together from constants, over variables, lists, arguments and filters
+    "{% set a = '__cl' %}{% set b = 'ass__' %}{{ messages[a ~ b] }}",
+    "{{ messages[['__cl', 'ass__']|join] }}",
+    "{{ messages[''.join(['__cl', 'ass__'])] }}",
+    "{{ messages|map('attr', '_' ~ '_class_' ~ '_')|list }}",
+    "{{ messages['%c%cclass%c%c'|format(95, 95, 95, 95)] }}",
+    "{{ messages['%sclass%s' % ('__', '__')] }}",
+    "{{ messages['__CLASS__'|lower] }}",
+    "{{ messages['__ssalc__'|reverse] }}",
+    "{{ messages['__ssalc__'[::-1]] }}",
+    "{{ messages['__clXass__'|replace('X', '')] }}",
+    "{{ messages['_' * 2 ~ 'class' ~ '_' * 2] }}",
+    "{{ messages[dict(__class__=1)|join] }}",
+    "{% for k in dict(__init__=0) %}{{ messages[k] }}{% endfor %}",
+    "{% for k in ['__cl' ~ 'ass__'] %}{{ messages[k] }}{% endfor %}",
+    "{% set ns = namespace(a='__') %}{{ messages[ns.a ~ 'class' ~ ns.a] }}",
+    "{% set f = '{0.__cl' ~ 'ass__}' %}{{ f.format(messages) }}",
+    "{{ messages[('__class__' if x else 'y')] }}",
 ]
 LOADS = ["{% include '/etc/passwd' %}", "{% extends x %}", "{% import 'x' as y %}", "{% from 'x' import y %}"]
 ENDLESS = [
@@ -58,6 +76,14 @@ ENDLESS = [
     "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
     "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "{% macro m() %}{{ n() }}{% endmacro %}{% macro n() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}",
+    "{% for a in 'x' * 9999 %}{% for b in 'x' * 9999 %}{% for c in 'x' * 9999 %}y{% endfor %}{% endfor %}{% endfor %}",
+    "{% set s = 'x' * 99999 %}{% set t = s * 99999 %}{{ t }}",
+    "{{ '%*d' % (999999999, 1) }}",
+    "{{ 'a'|replace('', 'b' * 99999)|replace('', 'c' * 99999) }}",
+    "{{ messages|batch(999999999, 'x') }}",
+    "{{ messages|slice(999999999) }}",
     "{% if 1 %}" * 3000,
     "{{ " + "(" * 5000 + ")" * 5000 + " }}",
     "{{ " + "[" * 500 + "]" * 500 + " }}",
@@ -138,3 +164,28 @@ def test_no_published_template_is_accused(shared: Path) -> None:
                 accused.append(path)
     assert found > 50
     assert accused == []
+
+
+@pytest.mark.parametrize("operator", ["+", "*", "~", " and ", " == ", " ** "])
+def test_a_long_chain_is_judged_without_recursion_and_once_per_node(operator: str) -> None:
+    found = scan("{{ x[" + operator.join(["1"] * 20_000) + "] }}")
+    assert found.coverage == "complete"
+    assert not [finding for finding in found.findings if finding.kind == "reader-failed"]
+
+
+def test_a_doubling_in_a_loop_behind_a_long_chain_is_found_without_recursion() -> None:
+    text = "{% for i in range(9) %}{% set ns.s = ns.s ~ ns.s" + " ~ 'a'" * 5000 + " %}{% endfor %}"
+    assert "template-endless" in {finding.kind for finding in scan(text).findings}
+
+
+def test_templates_are_judged_however_many_there_are_and_however_deep() -> None:
+    harmless = [{"name": str(number), "template": "{{ x }}"} for number in range(100)]
+    evil = {"name": "evil", "template": "{{ x.__class__ }}"}
+    for value in ([*harmless, evil], {"a": {"b": evil["template"]}}):
+        found = scan_source(BytesSource(json.dumps({"chat_template": value}).encode()), "tokenizer_config.json")
+        assert found.verdict == "dangerous"
+
+
+def test_a_template_of_a_megabyte_is_not_parsed() -> None:
+    found = scan("{{ x }}" * 150_000)
+    assert (found.verdict, found.coverage) == ("suspicious", "partial")
