@@ -37,6 +37,11 @@ class LossWindow(NamedTuple):
         return self.end - self.start
 
     @property
+    def middle(self) -> float:
+        """The middle of its steps."""
+        return (self.start + self.end) / 2
+
+    @property
     def sum(self) -> float:
         """The losses of its steps added up."""
         return self.loss * self.steps

@@ -6,7 +6,6 @@ where it differs from what it is compared with by more than two standard errors.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ def trend_of(windows: Sequence[LossWindow]) -> Trend | None:
     last = mean_between(parts, end - length, end)
     if first is None or before is None or last is None:
         return None
-    doubt = SURE * scatter([part for part in parts if part.end > end - 2 * length]) * math.sqrt(2 / length)
+    doubt = SURE * scatter(_late(parts)) * math.sqrt(2 / length)
     return Trend(first, before, last, doubt, _movement(first, before, last, doubt))
 
 
@@ -64,15 +63,24 @@ def _movement(first: float, before: float, last: float, doubt: float) -> Movemen
 
 
 def scatter(windows: Sequence[LossWindow]) -> float:
-    """The standard deviation of the loss of one step, by the differences between neighbouring entries; 0 for a single one.
+    """The standard deviation of the loss of one step about the course of the curve; 0 for fewer than three entries.
 
-    An entry is the mean of its steps, so the variance of a difference is that of one step times 1/n + 1/m.
+    Every entry is compared with the straight line between its neighbours, so that a steady fall is no scatter. An entry is
+    the mean of its steps: the variance of the difference is that of one step times 1/n + a^2/m + b^2/k, a + b = 1.
     """
-    shares = [
-        (later.loss - earlier.loss) ** 2 / (1 / earlier.steps + 1 / later.steps)
-        for earlier, later in itertools.pairwise(windows)
-    ]
+    shares: list[float] = []
+    for before, part, after in zip(windows, windows[1:], windows[2:], strict=False):
+        weight = (after.middle - part.middle) / (after.middle - before.middle)
+        off = part.loss - weight * before.loss - (1 - weight) * after.loss
+        shares.append(off**2 / (1 / part.steps + weight**2 / before.steps + (1 - weight) ** 2 / after.steps))
     return math.sqrt(math.fsum(shares) / len(shares)) if shares else 0.0
+
+
+def _late(windows: Sequence[LossWindow]) -> Sequence[LossWindow]:
+    """The entries of the second half of the steps, and one before: enough to know the scatter at the end."""
+    middle = (windows[0].start + windows[-1].end) / 2
+    first = next(index for index, part in enumerate(windows) if part.end > middle)
+    return windows[max(0, first - 1) :]
 
 
 def mean_between(windows: Sequence[LossWindow], low: float, high: float) -> float | None:
@@ -102,5 +110,5 @@ def ends_of(windows: Sequence[LossWindow]) -> Ends:
     start, end = windows[0].start, windows[-1].end
     length = (end - start) / 4
     first, last = mean_between(windows, start, start + length), mean_between(windows, end - length, end)
-    doubt = SURE * scatter([part for part in windows if part.end > end - 2 * length]) / math.sqrt(length)
+    doubt = SURE * scatter(_late(windows)) / math.sqrt(length)
     return Ends(windows[0].loss if first is None else first, windows[-1].loss if last is None else last, doubt)

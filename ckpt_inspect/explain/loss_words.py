@@ -52,6 +52,8 @@ def trend_sentence(windows: Sequence[LossWindow]) -> str:
         return f"The run had flattened: {quarters}, the first one {short(trend.first)}."
     if trend.movement == "unmoved":
         return f"The loss hardly moved: {quarters}, the first one {short(trend.first)}."
+    if trend.movement == "unclear" and trend.last == trend.before:
+        return ""
     if trend.movement == "unclear":
         return f"How the loss moved at the end is lost in the scatter of the log: {quarters}."
     word = "still falling" if trend.movement == "falling" else "rising"
@@ -135,7 +137,7 @@ def difference_sentence(found: Reconciliation, reported: float, *, masked: bool)
     """Why the average and the last logged loss differ."""
     if not found.windows or not math.isfinite(reported):
         return ""
-    last, first = found.windows[-1], found.windows[0]
+    last = found.windows[-1]
     if (
         not math.isfinite(last.loss)
         or last.loss == 0
@@ -156,14 +158,14 @@ def difference_sentence(found: Reconciliation, reported: float, *, masked: bool)
     ends = ends_of(found.windows)
     if gap > 0:
         high = max(found.windows, key=lambda part: part.loss)
-        return f"The average {_above(gap)} the final loss{_why_above(ends, reported, first, high)}."
+        return f"The average {_above(gap)} the final loss{_why_above(ends, reported, found.windows, high)}."
     if masked:
         return ""
     text = f"The average is {percent(-gap)} LOWER than the final loss"
-    if ends.last - reported <= ends.doubt:
+    if last.loss - ends.last > (last.loss - reported) / 2:
         return f"{text}{_scattered(ends)}."
     lowest = min(found.windows, key=lambda part: part.loss)
-    if lowest is last or lowest.loss >= last.loss:
+    if lowest is last or lowest.loss >= last.loss or ends.last - reported <= ends.doubt or _sinks(found, reported):
         return f"{text}."
     return (
         f"{text}: the loss rose after its lowest entry ({short(lowest.loss)} at step {lowest.end}), so the end of the run is "
@@ -171,12 +173,18 @@ def difference_sentence(found: Reconciliation, reported: float, *, masked: bool)
     )
 
 
+def _sinks(found: Reconciliation, reported: float) -> bool:
+    """Whether the unlogged steps at the end lie below the average."""
+    return found.tail is not None and found.tail.inner == 0 and found.tail.mean < reported
+
+
 def _above(gap: float) -> str:
     return f"lies {percent(gap)} above" if gap < 1 else f"is {short(1 + gap, 2)} times"
 
 
-def _why_above(ends: Ends, reported: float, first: LossWindow, high: LossWindow) -> str:
-    if ends.last > reported - ends.doubt:
+def _why_above(ends: Ends, reported: float, windows: Sequence[LossWindow], high: LossWindow) -> str:
+    first, last = windows[0], windows[-1]
+    if ends.last - last.loss > (reported - last.loss) / 2:
         return _scattered(ends)
     if ends.first <= reported:
         return f" because it counts the higher losses before (up to {short(high.loss)} at step {high.end})"

@@ -123,7 +123,7 @@ def _panel(
             shown.extend(series.values)
             if main and metric == "loss" and curve.average is not None and math.isfinite(curve.average):
                 handles.append(axis.axhline(curve.average, color=colour, linestyle="--", linewidth=1, alpha=0.8))
-                labels.append(_text(f"{prefix}train_loss {curve.average:.4g} (average)"))
+                labels.append(_text(f"{prefix}train_loss {curve.average:.4g} ({curve.average_of})"))
         if main:
             extra_handles, extra_labels = _marks(axis, curve, style, prefix, single=len(curves) == 1)
             handles += extra_handles

@@ -77,8 +77,8 @@ class Curve:
     """The curves of one run.
 
     `joins` are the steps a session went on from, `replayed` how many log lines a later session overwrote, `checkpoints`
-    the steps saved, `best` the step of the best checkpoint, `average` the `train_loss` of the summary; `notes` say in
-    words what a reader of the picture should know.
+    the steps saved, `best` the step of the best checkpoint, `average` the `train_loss` of the summary and `average_of`
+    what it is the average of where that is not the whole run; `notes` say in words what a reader of the picture should know.
     """
 
     name: str
@@ -91,6 +91,7 @@ class Curve:
     checkpoints: tuple[int, ...]
     best: int | None
     average: float | None
+    average_of: str
     notes: tuple[str, ...]
 
     def get(self, metric: str) -> Series | None:
@@ -121,7 +122,7 @@ def curve_of(run: Run, *, metrics: Sequence[str] = (), x: str = "step") -> Curve
         raise UsageError(f"{printable(x)!r} is not an axis", remedy=f"one of {', '.join(AXES)}")
     lines, source = _lines(run)
     merged, joins, replayed = merge(lines)
-    resumed, wrong_average = _resumed(run)
+    resumed, average_of, wrong_average = _resumed(run)
     joins = tuple(sorted({*joins, *resumed}))
     available = available_metrics(merged)
     chosen = choose(metrics, available)
@@ -141,6 +142,7 @@ def curve_of(run: Run, *, metrics: Sequence[str] = (), x: str = "step") -> Curve
         checkpoints=tuple(sorted({item.step for item in run.checkpoints if item.step is not None})),
         best=best,
         average=average,
+        average_of=average_of,
         notes=(*notes, *wrong_average, *_series_notes(drawn, metrics)),
     )
 
@@ -216,19 +218,20 @@ def seconds_of(text: object) -> float | None:
     return ((whole_days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-def _resumed(run: Run) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The step the last session went on from, and a note where that made the average wrong.
+def _resumed(run: Run) -> tuple[tuple[int, ...], str, tuple[str, ...]]:
+    """The step the last session went on from, what the average is then of, and a note where that made it wrong.
 
     A run without checkpoints cannot have been resumed, so that a long log alone is not worked through for this.
     """
     answer = explain_loss(run) if run.checkpoints else None
     average = answer.average if answer is not None else None
     if average is None or average.resumed_at is None:
-        return (), ()
+        return (), "average", ()
     if average.verdict != "resumed_sum_over_all_steps" or average.session_mean is None:
-        return (average.resumed_at,), ()
+        return (average.resumed_at,), f"average since step {average.resumed_at}", ()
     right = f"the mean since the resume is {average.session_mean:.4g}"
-    return (average.resumed_at,), (f"train_loss {average.reported:.4g} was divided by all steps; {right}",)
+    of = f"sum since step {average.resumed_at} over all steps"
+    return (average.resumed_at,), of, (f"train_loss {average.reported:.4g} was divided by all steps; {right}",)
 
 
 def _lines(run: Run) -> tuple[tuple[Logged, ...], str]:

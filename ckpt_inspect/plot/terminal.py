@@ -52,7 +52,8 @@ def _plot(
             points = [(a, b) for a, b in zip(x, y, strict=True) if abs(b) < _LARGEST]  # NaN compares false
             if not points:
                 continue
-            marker = "braille" if colour and not series.is_evaluation else _MARKERS[number % len(_MARKERS)]
+            line = len(points) > 1 and not series.is_evaluation  # one braille dot is hardly seen
+            marker = ("braille" if line else "dot") if colour else _MARKERS[number % len(_MARKERS)]
             options = {"marker": marker, **({"color": _COLOURS[number % len(_COLOURS)]} if colour else {})}
             draw = figure.scatter if series.is_evaluation or len(points) == 1 else figure.plot
             draw([a for a, _ in points], [b for _, b in points], **options)

@@ -332,3 +332,10 @@ def test_a_checkpoint_of_another_training_in_the_directory_is_no_sign_of_a_resum
     found = explained(tmp_path).average
     assert found is not None
     assert (found.verdict, found.resumed_at) == ("average_with_unlogged_tail", None)
+
+
+def test_an_end_whose_unlogged_steps_lie_below_the_average_is_not_called_worse(tmp_path: Path) -> None:
+    write_state(tmp_path, [*train_entries([(3, 4.17), (6, 4.11), (9, 4.12)]), summary(10, 4.09)])
+    found = explained(tmp_path).paragraph
+    assert "LOWER than the final loss." in found
+    assert "worse" not in found

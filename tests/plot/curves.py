@@ -27,6 +27,7 @@ def curve(*series: Series, name: str = "run", **changes: object) -> Curve:
         "checkpoints": (),
         "best": None,
         "average": None,
+        "average_of": "average",
         "notes": (),
     }
     return Curve(**{**facts, **changes})  # type: ignore[arg-type]  # the table above is complete

@@ -166,3 +166,11 @@ def test_the_bundled_llamafactory_run_is_reproduced(fixtures: Path) -> None:
     for value in losses[1:]:
         last = last * weight + (1 - weight) * value
     assert parse_smoothing("llamafactory").apply(drawn.values)[0][-1] == pytest.approx(last)
+
+
+def test_the_average_of_a_resumed_run_says_since_when(tmp_path: Path) -> None:
+    entries: list[dict[str, object]] = [{"step": step, "loss": 6 - 0.1 * step} for step in range(1, 21)]
+    mean = sum(6 - 0.1 * step for step in range(11, 21)) / 10
+    make_run(tmp_path, [*entries, {"step": 20, "train_loss": mean / 2, "train_runtime": 1.0}], max_steps=20)
+    make_run(tmp_path / "checkpoint-10", entries[:10], max_steps=10)
+    assert series(tmp_path).average_of == "sum since step 10 over all steps"
