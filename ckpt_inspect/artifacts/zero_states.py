@@ -84,7 +84,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerState:
-    """One ``*_optim_states.pt``. `layout` is a row of `masters` in the table, None when no master weights are there."""
+    """One ``*_optim_states.pt``. `layout` is a row of `masters` in the table, None when no master weights are there.
+
+    `settings` are the plain numbers of each parameter group of the optimizer (`lr`, `betas` ...), alike on all ranks.
+    """
 
     path: str
     rank: int | None
@@ -97,6 +100,7 @@ class OptimizerState:
     alignment_paddings: tuple[tuple[int, ...], ...] | None
     slices: tuple[Mapping[str, tuple[int, int]], ...] | None
     steps: tuple[Step, ...]
+    settings: tuple[Mapping[str, Any], ...]
     elastic: bool | None
     moments: tuple[str, ...]
     shapes: tuple[NamedShapes, ...] | None
@@ -196,6 +200,7 @@ def read_optimizer_state(source: ByteSource, path: str, rank: int | None) -> Opt
         alignment_paddings=_integer_lists(alignment),
         slices=tuple(_slices(group) for group in slices) if slices is not None else None,
         steps=_steps(archive, base, state.get("base_optimizer_state_step")),
+        settings=tuple(_settings(group) for group in sequence(as_mapping(base).get("param_groups")) or ()),
         elastic=isinstance(base, list) if base is not None else None,
         moments=_moments(base),
         shapes=shape_groups(shapes if shapes is not None else state.get("param_shapes")),
@@ -301,6 +306,15 @@ def _step(archive: TorchArchive, group: int, node: Node) -> Step:
     if isinstance(node, int | float) and not isinstance(node, bool):
         return Step(group, float(node), None)
     return Step(group, None, archive.tensor(node))
+
+
+def _settings(group: Node) -> Mapping[str, Any]:
+    values = plain(group)
+    return {
+        key: value
+        for key, value in (values.items() if isinstance(values, dict) else ())
+        if isinstance(value, int | float | list) and key != "params"
+    }
 
 
 def _moments(base: Node) -> tuple[str, ...]:

@@ -26,8 +26,8 @@ Depth = Literal["none", "sample", "complete"]
 _WINDOW = 32  # elements per sampled window
 _CHUNK = 1 << 20  # elements per step of a complete comparison
 _MIXED_STEPS = (
-    "the optimizer shards and the module were saved at different steps: use another checkpoint, "
-    "or --force to write the optimizer's values"
+    "the optimizer shards and the module are not of one save, or the files of two ranks were exchanged: "
+    "use another checkpoint, or --force to write the optimizer's values"
 )
 _TOLERATED = 0.01  # share of differing elements of one fragment that is only a warning
 

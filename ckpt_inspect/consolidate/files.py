@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from ckpt_inspect.artifacts.zero_files import TagFiles
+from ckpt_inspect.artifacts.zero_files import TagFiles, classify
 from ckpt_inspect.artifacts.zero_nodes import walk
 from ckpt_inspect.artifacts.zero_shards import ZeroShards, trained_dtype
 from ckpt_inspect.artifacts.zero_states import ModelState, OptimizerState
@@ -17,6 +17,7 @@ from ckpt_inspect.consolidate.problems import Problem, note, refuse, warn
 from ckpt_inspect.formats.fault import Fault
 from ckpt_inspect.knowledge import faults as fault_table
 from ckpt_inspect.printable import printable
+from ckpt_inspect.storage import Entry
 
 # Fault kinds that mean that the end of a file is not there.
 _TRUNCATIONS = frozenset({"zip-truncated", "pickle-truncated", "torch-truncated", "legacy-truncated"})
@@ -68,6 +69,19 @@ def check_kinds(files: TagFiles) -> list[Problem]:
     return []
 
 
+def check_entries(entries: Iterable[Entry]) -> list[Problem]:
+    """Z20: names of DeepSpeed's files at which no file is: a link that leads nowhere or out, a directory, a pipe."""
+    problems: list[Problem] = []
+    for entry in entries:
+        file = classify(entry)
+        if entry.kind == "file" or file is None:
+            continue
+        message = f"is no file: {entry.problem or f'a {entry.kind} lies in its place'}"
+        remedy = "put the file itself there; links out of the checkpoint are not followed"
+        problems.append(refuse("Z20", message, file=entry.path, rank=file.rank, remedy=remedy))
+    return problems
+
+
 def check_readable(shards: ZeroShards, files: TagFiles) -> list[Problem]:
     """Files that cannot be read, are something else, or are damaged where it matters."""
     sizes = {file.path: file.size for file in files.all}
@@ -95,7 +109,8 @@ def _faults(state: ModelState | OptimizerState, sizes: Mapping[str, int], peers:
             for fault in state.faults
             if table.get(fault.kind, {}).get("severity") == "warning"
         ]
-    fault = errors[0] if errors else Fault("zero-no-state", "holds no DeepSpeed state")
+    cut = [fault for fault in errors if fault.kind in _TRUNCATIONS]  # it explains what else is missing
+    fault = next(iter(cut or errors), Fault("zero-no-state", "holds no DeepSpeed state"))
     row = table.get(fault.kind, {})
     remedy = (
         _REMEDIES.get(fault.kind) or _clause(row.get("remedy", "")) or f"copy {who} again from where it was written"

@@ -19,6 +19,7 @@ from ckpt_inspect.consolidate.dcp import DcpDraft, plan_dcp
 from ckpt_inspect.consolidate.dcp_select import DcpSelection, newest_number, select_dcp
 from ckpt_inspect.consolidate.draft import Draft, finish
 from ckpt_inspect.consolidate.files import (
+    check_entries,
     check_kinds,
     check_model_files,
     check_ranks,
@@ -157,6 +158,7 @@ def _plan_zero(draft: Draft, exclude_frozen: bool, depth: Depth, force: bool) ->
     selection = draft.selection
     tree = selection.tree
     draft.problems += check_kinds(selection.files)
+    draft.problems += check_entries(entry for entry in tree.entries() if entry.parent == selection.directory)
     draft.settle(force)
     models, broken = read_models(tree, selection.files.model)
     files, found = choose_prefix(selection.files, models[0] if models else None)

@@ -177,6 +177,8 @@ def _own(tree: LocalTree, own: Sequence[Tag], latest: str | None, tags: Sequence
     entry = tree.get(wanted)
     if entry is not None and entry.kind == "directory":
         message = f"latest names {printable(wanted)}, which holds no DeepSpeed files"
+    elif entry is not None and entry.problem is not None:
+        message = f"latest names {printable(wanted)}, which is not followed: {entry.problem}"
     else:
         message = f"latest names {printable(wanted)}, which is not there"
     raise refuse("Z03", message, file="latest", remedy=_offer(tree, own)).exception(where)
@@ -198,7 +200,8 @@ def incomplete(tree: LocalTree, tag: Tag) -> str | None:
     if not facts.model_files:
         return "it has no model file"
     if facts.missing_ranks:
-        return f"files of {len(facts.missing_ranks)} ranks are missing (first: rank {facts.missing_ranks[0]})"
+        count = len(facts.missing_ranks)
+        return f"files of {count} rank{'' if count == 1 else 's'} are missing (first: rank {facts.missing_ranks[0]})"
     if facts.extra_ranks:
         return f"it has files of {len(facts.extra_ranks)} ranks too many"
     for file in (*facts.optim_files, *facts.model_files):
@@ -249,7 +252,9 @@ def _newest_nested(tree: LocalTree, nested: Sequence[Tag], fallback: Tag | None 
             said = [f"using {printable(home)} ({printable(chosen.name)}), the newest complete checkpoint", *passed]
             return _selection(tree, chosen, said, homes[home])
         passed.append(f"{printable(home)} was passed over: {reason}")
-        reasons.append(refuse("Z10", f"no checkpoint is complete; the newest, {printable(home)}: {reason}"))
+        message = f"no checkpoint is complete; the newest, {printable(home)}: {reason}"
+        remedy = f"copy what is missing into it, or give {printable(home)} itself to see all that is wrong with it"
+        reasons.append(refuse("Z10", message, file=home, remedy=remedy))
     if fallback is not None:
         return _selection(tree, fallback, passed, ())
     message = "; ".join(passed[:4]) or "no checkpoint is here"

@@ -1,8 +1,8 @@
 """The weights the trainer saved beside the shards: under stage 3 the only 16-bit copy to compare the masters with.
 
 The Trainer gathers and saves the module into the checkpoint directory before DeepSpeed saves its shards
-(transformers 5.23 ``trainer.py`` `_save_checkpoint`), so both are of one step. Nothing keeps a person from replacing
-that file, so a difference is a warning and not a refusal.
+(transformers 5.23 ``trainer.py`` `_save_checkpoint`), so both are of one step, and shards that disagree with it are of
+another save or another rank. Nothing keeps a person from replacing that file, so the remedy says that too.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from ckpt_inspect.artifacts.weights import read_weights
 from ckpt_inspect.artifacts.zero_states import OptimizerState
-from ckpt_inspect.consolidate.agreement import Agreement, Copy, Depth, compare, describe_difference
+from ckpt_inspect.consolidate.agreement import Agreement, Copy, Depth, compare, judge
 from ckpt_inspect.consolidate.parts import Trainable
 from ckpt_inspect.consolidate.peft_names import adapter_of, file_name
 from ckpt_inspect.consolidate.plan import SourceFile
-from ckpt_inspect.consolidate.problems import Problem, note, warn
+from ckpt_inspect.consolidate.problems import Problem
 from ckpt_inspect.consolidate.reading import OpenFiles
 from ckpt_inspect.errors import UnsupportedLayoutError
 from ckpt_inspect.printable import printable
@@ -56,14 +56,12 @@ def compare_with_saved(
     if not agreement.elements:
         return None, []
     path = weights.files[0]
-    if not agreement.differing:
-        how = "sampled " if depth == "sample" else ""
-        text = f"{agreement.elements} {how}elements of {agreement.tensors} parameters equal {printable(path)}"
-        return agreement, [note("Z38", text)]
-    first, message = describe_difference(agreement, "sampled " if depth == "sample" else "", ranked=True)
-    remedy = f"{printable(path)} or the shards are of another step: compare their times, or use another checkpoint"
-    place = states[first.rank].path if first.rank < len(states) else None
-    return agreement, [warn("Z38", message, file=place, rank=first.rank, tensor=first.name, remedy=remedy)]
+    remedy = (
+        f"{printable(path)} and the shards are not of one save, or the files of two ranks were exchanged: use another "
+        f"checkpoint; if {printable(path)} was replaced, move it away; or --force to write the shards' values"
+    )
+    places = {number: state.path for number, state in enumerate(states)}
+    return agreement, judge(agreement, path, places, depth, remedy=remedy)
 
 
 def _in_file(name: str) -> str:

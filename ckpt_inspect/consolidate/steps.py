@@ -13,7 +13,9 @@ from typing import Any
 from ckpt_inspect.artifacts.zero_states import ModelState, OptimizerState, Step
 from ckpt_inspect.consolidate.problems import Problem, note, refuse, warn
 from ckpt_inspect.consolidate.reading import OpenFiles
+from ckpt_inspect.printable import printable
 
+_REMEDY = "use a checkpoint whose ranks agree, or --force to write what is there"
 _FORMATS = {"F32": "f", "F64": "d", "I64": "q", "I32": "i", "F16": "e", "U8": "B", "I16": "h"}
 
 
@@ -53,9 +55,11 @@ def check_steps(
                 f"rank {second.rank} saved its optimizer at step {other:g}, rank {first.rank} at step {one:g} "
                 f"(group {group}): the files are of different saves"
             )
-            remedy = "use a checkpoint whose ranks agree, or --force to write what is there"
-            problem = refuse("Z39", message, file=second.path, rank=second.rank, remedy=remedy, forceable=True)
+            problem = refuse("Z39", message, file=second.path, rank=second.rank, remedy=_REMEDY, forceable=True)
             return [problem], {"steps": sorted(values)}
+    differing = _settings_differ(optimizers)
+    if differing is not None:
+        return [differing], {"steps": sorted({value for values in by_group.values() for value in values})}
     steps = sorted({value for values in by_group.values() for value in values})
     facts: dict[str, Any] = {"steps": steps}
     if not steps or model.global_steps is None:
@@ -73,3 +77,22 @@ def check_steps(
             return [note("Z39", "the optimizer counts one step more, as old DeepSpeed made its states by one")], facts
         return [warn("Z39", message, file=model.path)], facts
     return [], facts
+
+
+def _settings_differ(optimizers: Sequence[OptimizerState]) -> Problem | None:
+    """Settings of the optimizer that differ between ranks: of a schedule, they change with every step.
+
+    All that tells two saves apart where the optimizer counts no steps, as SGD does not.
+    """
+    first = optimizers[0]
+    for state in optimizers[1:]:
+        for group, (one, other) in enumerate(zip(first.settings, state.settings, strict=False)):
+            key = next((key for key in one if key in other and repr(one[key]) != repr(other[key])), None)
+            if key is None:
+                continue
+            message = (
+                f"rank {state.rank} saved its optimizer with {printable(key, 40)} {printable(str(other[key]), 40)}, "
+                f"rank {first.rank} with {printable(str(one[key]), 40)} (group {group}): the files are of different saves"
+            )
+            return refuse("Z39", message, file=state.path, rank=state.rank, remedy=_REMEDY, forceable=True)
+    return None

@@ -100,7 +100,7 @@ def read_latest(tree: LocalTree, home: str, name: str = "latest") -> str | None:
         return None
     try:
         with tree.open(path) as file:
-            return file.read_at(0, _LATEST_LIMIT).decode("utf-8", "replace").strip().strip("\0").strip()
+            return file.read_at(0, _LATEST_LIMIT).decode("utf-8-sig", "replace").strip().strip("\0").strip()
     except UnreadableError:
         return None
 

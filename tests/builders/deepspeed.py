@@ -249,7 +249,10 @@ def states(vectors: list[Array], job: Job, count: int) -> Any:
         return per_group
     return {
         "state": {index: state for index, state in enumerate(per_group) if state},
-        "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999), "params": [index]} for index in range(len(vectors))],
+        # a schedule: no two steps have the same rate
+        "param_groups": [
+            {"lr": 1e-3 / (1 + count), "betas": (0.9, 0.999), "params": [index]} for index in range(len(vectors))
+        ],
     }
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from builders.deepspeed import rounded
+from builders.safetensors_files import model_bytes
 
 from ckpt_inspect.consolidate import problems as p
 from ckpt_inspect.consolidate.planning import find_problems, plan_consolidation
@@ -110,6 +114,38 @@ def test_what_lies_in_place_of_a_shard_is_named(write: Write, content: bytes, wo
     assert made.optimizer(1).name in text
 
 
+@pytest.mark.parametrize("kept", [30, 40, 200])
+def test_a_shard_cut_in_its_first_header_is_called_cut_off(write: Write, kept: int) -> None:
+    """It was said to hold no data.pkl, with the remedy to look up what wrote it."""
+    made = write(world=2)
+    made.optimizer(1).write_bytes(made.optimizer(1).read_bytes()[:kept])
+    assert "copy the file again" in refusal(made, p.TruncatedShardError)
+
+
+@pytest.mark.parametrize("name", ["optimizer", "model_file"])
+@pytest.mark.parametrize(
+    ("put", "words"),
+    [
+        (lambda path: path.mkdir(), "a directory lies in its place"),
+        (lambda path: path.symlink_to(path.name), "the link leads nowhere"),
+        (lambda path: path.symlink_to("../../blobs/0123"), "the link leads nowhere"),
+        (lambda path: path.symlink_to("/"), "the link leads out of the directory"),
+        (os.mkfifo, "never opened"),
+    ],
+    ids=["directory", "loop", "dangling", "outside", "pipe"],
+)
+def test_a_name_without_a_file_behind_it_is_not_called_missing(
+    write: Write, name: str, put: Callable[[Path], object], words: str
+) -> None:
+    made = write(world=2, stage=3)
+    path = getattr(made, name)(1)
+    path.unlink()
+    put(path)
+    text = refusal(made, p.UnreadableShardError)
+    assert words in text
+    assert path.name in text
+
+
 def test_shards_of_two_steps_differ_in_their_step(write: Write) -> None:
     made, other = write(world=2, step=8), write(world=2, step=4, seed=1)
     shutil.copy(other.optimizer(1), made.optimizer(1))
@@ -118,6 +154,39 @@ def test_shards_of_two_steps_differ_in_their_step(write: Write) -> None:
     plan = plan_consolidation(made.directory, force=True)
     assert any(warning.startswith("forced: Z39") for warning in plan.warnings)
     assert any(warning.startswith("forced: Z38") for warning in plan.warnings)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_shards_of_two_steps_differ_in_their_learning_rate_where_no_step_is_counted(write: Write, stage: int) -> None:
+    made = write(world=2, stage=stage, step=8, optimizer="sgd")
+    shutil.copy(write(world=2, stage=stage, step=4, optimizer="sgd").optimizer(1), made.optimizer(1))
+    text = refusal(made, p.StepMismatchError)
+    assert "rank 1 saved its optimizer with lr 0.0002" in text, text
+    assert any("forced: Z39" in warning for warning in plan_consolidation(made.directory, force=True).warnings)
+
+
+def save_gathered(made: Written) -> None:
+    """What the Trainer saves beside the shards of stage 3: the module gathered in 16 bit."""
+    values = {q.name: rounded(q.values, "BF16") for q in made.model.parameters}
+    tensors = {name: ("BF16", array.shape) for name, array in values.items()}
+    data = {name: array.tobytes() for name, array in values.items()}
+    (made.directory / "model.safetensors").write_bytes(model_bytes(tensors, data=data))
+
+
+def test_exchanged_rank_files_of_stage_three_disagree_with_the_model_saved_beside_them(write: Write) -> None:
+    """It was a warning once, and wrong weights were written with exit 0."""
+    made = write(world=2, stage=3)
+    save_gathered(made)
+    assert not plan_consolidation(made.directory).warnings
+    one, other = made.optimizer(0).read_bytes(), made.optimizer(1).read_bytes()
+    made.optimizer(0).write_bytes(other)
+    made.optimizer(1).write_bytes(one)
+    text = refusal(made, p.ModuleMismatchError)
+    assert "on ranks 0, 1" in text
+    assert "model.safetensors" in text
+    assert "exchanged" in text
+    warnings = plan_consolidation(made.directory, force=True).warnings
+    assert any(warning.startswith("forced: Z38") for warning in warnings)
 
 
 @pytest.mark.parametrize("optimizer", ["fused", "adam"])

@@ -100,8 +100,9 @@ def test_a_run_without_any_whole_checkpoint_says_what_the_newest_lacks(write: Wr
     run = run_of(tmp_path, write, 4, 8)
     for step in (4, 8):
         (run / f"checkpoint-{step}" / f"global_step{step}" / "mp_rank_00_model_states.pt").unlink()
-    with pytest.raises(p.MissingRankError, match="checkpoint-8: it has no model file"):
+    with pytest.raises(p.MissingRankError, match="checkpoint-8: it has no model file") as caught:
         plan_consolidation(run)
+    assert "give checkpoint-8 itself" in str(caught.value.remedy)
 
 
 def test_shards_in_the_root_of_a_run_win_over_older_checkpoints(write: Write, tmp_path: Path) -> None:
@@ -160,8 +161,14 @@ def test_a_linked_tag_that_leads_out_is_not_followed(write: Write) -> None:
     made, other = write(world=2), write(world=2)
     shutil.rmtree(made.tag)
     os.symlink(other.tag, made.tag)
-    with pytest.raises(p.MissingTagError):
+    with pytest.raises(p.MissingTagError, match="not followed: the link leads out of the directory"):
         plan_consolidation(made.directory)
+
+
+def test_latest_saved_by_a_windows_editor_has_a_byte_order_mark(write: Write) -> None:
+    made = write(world=2)
+    (made.directory / "latest").write_bytes(b"\xef\xbb\xbfglobal_step8\r\n")
+    assert plan_consolidation(made.directory).tag == "global_step8"
 
 
 def test_a_tag_that_is_not_latest_is_used_when_asked_and_newer_ones_are_told(write: Write) -> None:
