@@ -15,11 +15,14 @@ Everything public is here and is imported when it is used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = (
+    False  # what type checkers take for typing.TYPE_CHECKING; importing typing is all this import would cost
+)
 if TYPE_CHECKING:
+    from typing import Any
+
     from ckpt_inspect.api import args, check, explain, scan, show, tensors
     from ckpt_inspect.consolidate.api import (
         ConsolidationResult,

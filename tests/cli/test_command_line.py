@@ -273,3 +273,25 @@ def test_running_out_of_memory_does_not_look_like_a_finding(
     monkeypatch.setattr("ckpt_inspect.report.show_document.show_document", hungry)
     assert main(["show", str(fixtures / "resumed")]) == 70
     assert "out of memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_of_every_shell_can_be_printed(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = call("--show-completion", shell, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert done.returncode == 0, done.stderr
+    assert "_CKPT_INSPECT_COMPLETE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "word", "offered"),
+    [
+        ("ckpt-inspect ", "", {verb.name for verb in VERBS}),
+        ("ckpt-inspect co", "co", {"consolidate", "contract"}),
+        ("ckpt-inspect check --for", "--for", {"--format"}),
+        ("ckpt-inspect check --format s", "s", {"sarif"}),
+    ],
+)
+def test_completion_offers_verbs_options_and_values(typed: str, word: str, offered: set[str]) -> None:
+    words = len(typed.split()) - (1 if word else 0)
+    done = call(_CKPT_INSPECT_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(words))
+    assert set(done.stdout.split()) == offered, done.stderr
