@@ -26,7 +26,7 @@ def producer_of(arguments: TrainingArgs | None) -> str:
 
 
 def stage_of(run: Run) -> str:
-    """What was trained for: "rm" (a value head lies there), "preference" (rewards are logged), "orpo" (so is the token loss
+    """What was trained for: "rm" (a value head lies there, or a reward model's rewards are logged), "preference" (rewards are logged), "orpo" (so is the token loss
     of the chosen answers, which the loss adds), "policy", "" otherwise."""
     if run.has("value_head"):
         return "rm"
@@ -35,6 +35,8 @@ def stage_of(run: Run) -> str:
     bare = {key.removeprefix("eval_") for key in keys}
     if "rewards/accuracies" in bare or "rewards/margins" in bare:
         return "orpo" if bare & _ADDED else "preference"
+    if {"margin", "mean_reward"} <= bare:  # trl reward_trainer.py
+        return "rm"
     return "policy" if "reward" in bare else ""
 
 

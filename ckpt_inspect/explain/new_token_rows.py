@@ -103,7 +103,10 @@ def _examine(
     if held.update:
         return _judge_update(side, _columns(tree, tensor, places) if held.transposed else _rows(tree, tensor, places))
     rows = _rows(tree, tensor, places)
-    before, whose = _base_rows(base, side, chosen, tensor.shape[1]), "the base's"
+    known = [number for number in chosen if base is not None and base.rows is not None and number < base.rows]
+    before, whose = _base_rows(base, side, known, tensor.shape[1]), "the base's"
+    if before is not None:  # rows the base does not have cannot be compared with its own
+        rows = rows[[chosen.index(number) for number in known]]
     if before is None and held.before is not None and max(chosen) < held.before.shape[0] and _readable(held.before):
         before, whose = _rows(tree, held.before, chosen), "those saved from before training"
     mean = norms = None
@@ -168,23 +171,29 @@ def _words(
     *,
     zero: bool,
 ) -> tuple[RowVerdict, str]:
-    rows = counted(count, "new row")
+    rows, are = counted(count, "new row"), "is" if count == 1 else "are"
     if zero:
-        return "initial", f"the {rows} are zero"
+        return "initial", f"the {rows} {are} zero"
     if difference is not None:
         if difference <= _ROUNDING:
-            return "initial", f"the {rows} equal {whose} (largest relative difference {short(difference)})"
+            return (
+                "initial",
+                f"the {rows} {'equals' if count == 1 else 'equal'} {whose} (largest relative difference {short(difference)})",
+            )
         some = f"; {unmoved} of them did not move" if unmoved else ""
-        return "moved", f"the {rows} differ from {whose} (relative difference up to {short(difference)}{some})"
+        return (
+            "moved",
+            f"the {rows} {'differs' if count == 1 else 'differ'} from {whose} (relative difference up to {short(difference)}{some})",
+        )
     if distance is not None and distance < _NEAR_MEAN and (alike is None or alike > _ALIKE):
         return (
             "initial",
-            f"the {rows} are the mean of the others (relative distance {short(distance)}), as a resize leaves them",
+            f"the {rows} {are} the mean of the others (relative distance {short(distance)}), as a resize leaves them",
         )
     if distance is not None:
         return "unclear", (
-            f"the {rows} are not the mean of the others (relative distance {short(distance)}): they were trained, "
-            "or initialised at random"
+            f"the {rows} {are} not the mean of the others (relative distance {short(distance)}): trained, or initialised "
+            "at random"
         )
     return "unclear", f"the {rows} cannot be compared: the rows from before training are not at hand"
 
@@ -238,7 +247,7 @@ def _adapter_sides(directory: StateDirectory) -> dict[Side, _Side]:
 
 def _base_rows(base: BaseFacts | None, side: Side, ids: Sequence[int], width: int) -> Any:
     """The base model's rows of `ids`, where its weights are at hand and have them all; else None."""
-    if base is None or base.path is None or base.rows is None or max(ids) >= base.rows:
+    if base is None or base.path is None or not ids:
         return None
     from ckpt_inspect.run import open_run
 

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING
 from ckpt_inspect.printable import printable
 
 if TYPE_CHECKING:
+    from ckpt_inspect.artifacts.embedding_names import Side
     from ckpt_inspect.explain.embedding_state import Embedding
     from ckpt_inspect.explain.new_tokens import NewToken, Situation, Verdict
 
 _TRAIN_THEM = (
     "Train them with trainable_token_indices={'embed_tokens': ids, 'lm_head': ids} (small) or "
     "modules_to_save=['embed_tokens', 'lm_head'] (whole matrices)."
+)
+
+
+_USE_THEM = (
+    "Check that the training data holds them: the chat template that writes them has to be the one it was made with."
 )
 
 
@@ -59,6 +65,10 @@ def _side(name: str, embedding: Embedding) -> str:
     }[embedding.state]
 
 
+def _embedding(situation: Situation, side: Side) -> Embedding:
+    return situation.input if side == "input" else situation.output
+
+
 def _sides(situation: Situation) -> str:
     return f"{_side('input', situation.input)}; {_side('output', situation.output)}"
 
@@ -94,6 +104,13 @@ def _partly(situation: Situation, tokens: Sequence[NewToken]) -> tuple[str, str 
     from ckpt_inspect.explain.new_tokens import coverage
 
     covered = coverage(situation, tokens)
+    still = [side for side in situation.unmoved if _embedding(situation, side).learns]
+    if len(still) == 1 and covered["output" if still[0] == "input" else "input"] == "all":
+        return (
+            f"{_names(tokens)}, {_ids(tokens)}, could be trained on both sides: {_sides(situation)}. But their rows of the "
+            f"{still[0]} embedding did not move: the tokens hardly occur in the training data.",
+            _USE_THEM,
+        )
     if set(covered.values()) != {"all", "none"}:
         return (
             f"{_names(tokens)}, {_ids(tokens)}, were trained in part: {_sides(situation)}, and the trained rows do not "
@@ -114,12 +131,14 @@ def _partly(situation: Situation, tokens: Sequence[NewToken]) -> tuple[str, str 
 
 def _frozen(situation: Situation, tokens: Sequence[NewToken]) -> tuple[str, str | None]:
     said = f"{_names(tokens)}, {_ids(tokens)}:"
-    if situation.unmoved:
+    if situation.full_model:
         return (
             f"{said} rows for them are saved, but training did not change them. The embeddings were frozen, or the "
             "tokens never occurred.",
-            _TRAIN_THEM,
+            "Train the embeddings, on data that holds the tokens.",
         )
+    if any(_embedding(situation, side).learns for side in situation.unmoved):
+        return f"{said} their rows could be trained, but did not move: {_sides(situation)}.", _USE_THEM
     if not situation.input.called:
         return (
             f"{said} the input embedding was wrapped where no forward pass goes through it (the module `shared` only lends "

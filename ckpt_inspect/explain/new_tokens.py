@@ -152,7 +152,8 @@ def _observed(situation: Situation, rows: Sequence[RowEvidence]) -> Situation:
 
 
 def _with_rows(found: NewTokensAnswer, rows: tuple[RowEvidence, ...]) -> NewTokensAnswer:
-    said = " ".join(f"{item.statement[:1].upper()}{item.statement[1:]}." for item in rows)
+    told = [item for item in rows if item.verdict != "unclear" or _state(found, item.side) != "frozen_copy"]
+    said = " ".join(f"{item.statement[:1].upper()}{item.statement[1:]}." for item in told)
     lines = tuple(f"rows, {item.statement}" for item in rows)
     return replace(
         found,
@@ -160,6 +161,10 @@ def _with_rows(found: NewTokensAnswer, rows: tuple[RowEvidence, ...]) -> NewToke
         explanation=f"{found.explanation} {said}".strip(),
         arithmetic=(*found.arithmetic, *lines),
     )
+
+
+def _state(found: NewTokensAnswer, side: Side) -> State:
+    return found.input_embedding if side == "input" else found.output_embedding
 
 
 def answer(situation: Situation, evidence: tuple[Evidence, ...] = ()) -> NewTokensAnswer:

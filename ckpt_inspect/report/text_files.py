@@ -71,7 +71,10 @@ def file_list(screen: Screen, document: Json) -> None:
             needed = f" Needed for {', '.join(row['needed_for'])}." if row["needed_for"] else ""
             detail = f" ({printable(row['detail'], 120)})" if row.get("detail") else ""
             if screen.width >= _WIDE:
-                label = f"  {path}{' ' * max(1, longest + 2 - text_width(path))}{size(row['bytes']):>8}"
+                if text_width(path) > longest:  # a line of its own, so that the columns stay where they are
+                    screen.line(Span(path, "accent"), indent=2)
+                    path = ""
+                label = f"  {path}{' ' * (longest + 2 - text_width(path))}{size(row['bytes']):>8}"
                 screen.field(
                     label, f"{row['purpose']}{needed}{detail}", label_width=text_width(label) + 2, style="accent"
                 )
