@@ -7,19 +7,24 @@ cache): see ``docs/security.md``.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from ckpt_inspect.errors import PathNotFoundError, UnreadableError
+from ckpt_inspect.memo import Memo
+
+T = TypeVar("T")
 
 EntryKind = Literal["file", "directory", "link", "special", "unreadable"]
 
 MAX_ENTRIES = 200_000
 MAX_DEPTH = 32
+_SMALL = 256 << 10  # bytes; one read of so much costs less than the dozens of small ones a reader makes
 
 
 @runtime_checkable
@@ -54,14 +59,14 @@ class FileIdentity:
 
 
 class LocalFile:
-    """A regular file, opened once, read by position.
+    """A regular file, opened once, read by position; a small one is read once and kept until it is closed.
 
     Raises:
         PathNotFoundError: nothing is there.
         UnreadableError: not a regular file, or the system refuses to open it.
     """
 
-    def __init__(self, path: Path, *, name: str | None = None) -> None:
+    def __init__(self, path: Path, *, name: str | None = None, memo: Memo | None = None) -> None:
         self.path = path
         self._name = name if name is not None else str(path)
         # O_NONBLOCK: opening a FIFO that nobody writes to would block for ever.
@@ -80,6 +85,9 @@ class LocalFile:
             os.close(self._fd)
             raise UnreadableError("not a regular file", where=self._name)
         self.identity = FileIdentity.of(status)
+        self._whole: bytes | None = None
+        self._digest: bytes | None = None
+        self._memo = memo
 
     @property
     def name(self) -> str:
@@ -99,6 +107,24 @@ class LocalFile:
         """Bytes at `offset`, cut at the end of the file."""
         if offset < 0 or length <= 0:
             return b""
+        if self.identity.size > _SMALL:
+            return self._read(offset, length)
+        return self._content()[offset : offset + length]
+
+    def _content(self) -> bytes:
+        if self._whole is None:
+            self._whole = self._read(0, self.identity.size)
+        return self._whole
+
+    def once(self, topic: Hashable, compute: Callable[[], T]) -> T:
+        """`compute()`, which must depend on the file's bytes and `topic` alone; for small files once per content."""
+        if self._memo is None or self.identity.size > _SMALL:
+            return compute()
+        if self._digest is None:
+            self._digest = hashlib.sha256(self._content()).digest()
+        return self._memo.once((topic, self.identity.size, self._digest), self.identity.size, compute)
+
+    def _read(self, offset: int, length: int) -> bytes:
         parts: list[bytes] = []
         while length > 0:
             try:
@@ -130,6 +156,11 @@ class LocalFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def once(source: ByteSource, topic: Hashable, compute: Callable[[], T]) -> T:
+    """`compute()`, which must depend on the bytes of `source` and `topic` alone: once per content where that is kept."""
+    return source.once(topic, compute) if isinstance(source, LocalFile) else compute()
 
 
 def _pread(fd: int, length: int, offset: int) -> bytes:
@@ -214,11 +245,12 @@ class LocalTree:
 
     A link is shown as the file it leads to when its target stays inside the root or has the shape of the Hugging
     Face cache (``snapshots/<revision>/<file> -> ../../blobs/<hash>``); any other link is an entry of kind "link"
-    with `problem` set, and is never opened.
+    with `problem` set, and is never opened. Several trees may share a `memo` of what small files hold.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, memo: Memo | None = None) -> None:
         self.root = root
+        self._memo = Memo() if memo is None else memo
         try:
             status = os.stat(root)
         except FileNotFoundError:
@@ -253,7 +285,7 @@ class LocalTree:
             raise PathNotFoundError("no such file", where=str(full))
         if entry.kind != "file":
             raise UnreadableError(entry.problem or f"is a {entry.kind}, not a file", where=str(full))
-        return LocalFile(full)
+        return LocalFile(full, memo=self._memo)
 
     def _walk(self) -> Iterator[Entry]:
         pending: list[tuple[str, str, int]] = [("", str(self.root), 0)]  # plain strings: 100,000 paths are many

@@ -16,7 +16,7 @@ from ckpt_inspect.formats.torch_opened import Era, TorchArchive
 from ckpt_inspect.formats.torch_storages import claimed_storages
 from ckpt_inspect.formats.torch_types import Storage, Tensor
 from ckpt_inspect.formats.torch_zip import open_zip
-from ckpt_inspect.storage import ByteSource
+from ckpt_inspect.storage import ByteSource, once
 
 __all__ = ["Storage", "Tensor", "TorchArchive", "open_torch", "sniff"]
 
@@ -35,6 +35,10 @@ def open_torch(source: ByteSource, limits: PickleLimits = DEFAULT, memory: Pickl
 
     `memory` spares interpreting a pickle again when many files are opened that hold the same one.
     """
+    return once(source, ("torch", limits), lambda: _open(source, limits, memory))
+
+
+def _open(source: ByteSource, limits: PickleLimits, memory: PickleMemory | None) -> TorchArchive:
     kind = sniff(source)
     if kind == "zip":
         return open_zip(source, limits, memory)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckpt_inspect.errors import UnreadableError, UsageError
+from ckpt_inspect.formats.collector import collector_paused
+from ckpt_inspect.memo import Memo
 from ckpt_inspect.progress import Progress
 from ckpt_inspect.rules.baseline import without_known
 from ckpt_inspect.rules.checked import CheckedRun, CheckReport, worst_first
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     Documents = Callable[[Run, Path | None], Mapping[str, Any]]
 
+_MOST_AT_ONCE = 32  # runs handed to a process at a time
 FEW = 3  # below so many runs a second process costs more than it saves
 
 
@@ -97,16 +100,22 @@ def check_run(
 
 
 def check_path(
-    path: Path, options: Options, *, documents: Documents | None = None, progress: Progress | None = None
+    path: Path,
+    options: Options,
+    *,
+    documents: Documents | None = None,
+    progress: Progress | None = None,
+    memo: Memo | None = None,
 ) -> CheckedRun:
-    """Check one path; a path that cannot be read is a result, not an error."""
+    """Check one path; a path that cannot be read is a result, not an error. Runs may share a `memo` of small files."""
     from ckpt_inspect.run import open_run
 
-    try:
-        run = open_run(path)
-    except UnreadableError as error:
-        return CheckedRun(str(path), unreadable=str(error))
-    return check_run(run, options, documents=documents, progress=progress)
+    with collector_paused():
+        try:
+            run = open_run(path, memo=memo)
+        except UnreadableError as error:
+            return CheckedRun(str(path), unreadable=str(error))
+        return check_run(run, options, documents=documents, progress=progress)
 
 
 def check_paths(
@@ -120,22 +129,32 @@ def check_paths(
     """Check several paths, in processes when there are many; results keep the order of `paths`."""
     workers = min(jobs or os.cpu_count() or 1, len(paths))
     if workers < 2 or len(paths) < FEW:
-        return CheckReport(tuple(check_path(path, options, documents=documents, progress=progress) for path in paths))
+        memo = Memo()
+        return CheckReport(
+            tuple(check_path(path, options, documents=documents, progress=progress, memo=memo) for path in paths)
+        )
     from concurrent.futures import ProcessPoolExecutor
     from functools import partial
 
+    size = max(1, min(_MOST_AT_ONCE, len(paths) // (4 * workers)))
+    parts = [paths[start : start + size] for start in range(0, len(paths), size)]
     results: list[CheckedRun] = []
     if progress is not None:
         progress.start(len(paths), "runs", "checking")
     with ProcessPoolExecutor(workers) as pool:
-        check = partial(check_path, options=options, documents=documents)
-        for result in pool.map(check, paths, chunksize=max(1, min(8, len(paths) // (4 * workers)))):
-            results.append(result)
+        for checked in pool.map(partial(_check_part, options=options, documents=documents), parts):
+            results.extend(checked)
             if progress is not None:
-                progress.advance(1)
+                progress.advance(len(checked))
     if progress is not None:
         progress.finish()
     return CheckReport(tuple(results))
+
+
+def _check_part(paths: Sequence[Path], options: Options, documents: Documents | None) -> list[CheckedRun]:
+    """What one call to another process does: a few runs, with what they have in common read once."""
+    memo = Memo()
+    return [check_path(path, options, documents=documents, memo=memo) for path in paths]
 
 
 def expand(given: Iterable[Path]) -> tuple[Path, ...]:

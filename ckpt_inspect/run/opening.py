@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckpt_inspect.artifacts.hub_cache import HubCache, find_hub_cache
 from ckpt_inspect.errors import PathNotFoundError, UnreadableError
+from ckpt_inspect.memo import Memo
 from ckpt_inspect.run.classify import Artifact, Classifier, directory_role
 from ckpt_inspect.run.layout import (
     Layout,
@@ -143,8 +144,11 @@ class Run(StateDirectory):
         return tuple(artifact for artifact in self.all_artifacts if artifact.kind == "unknown")
 
 
-def open_run(path: str | os.PathLike[str]) -> Run:
+def open_run(path: str | os.PathLike[str], *, memo: Memo | None = None) -> Run:
     """Find out what is at `path`, reading names and a few first bytes only; artifacts are read on first use.
+
+    Args:
+        memo: shared with other runs, spares reading again the small files they have in common.
 
     Raises:
         PathNotFoundError: there is nothing at the path.
@@ -162,7 +166,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         raise UnreadableError(f"cannot read: {getattr(error, 'strerror', None) or error}", where=str(target)) from error
     hub = find_hub_cache(target)
     root = hub.snapshot if hub is not None and hub.snapshot is not None else target
-    tree = LocalTree(root)
+    tree = LocalTree(root, memo=memo)
     entries = tree.entries()
     if entries and entries[0].kind == "unreadable" and entries[0].path == "":
         raise UnreadableError(entries[0].problem or "cannot list", where=str(target))
@@ -250,6 +254,7 @@ class _OneFileTree(LocalTree):
 
     def __init__(self, target: Path) -> None:
         self.root = target.parent
+        self._memo = Memo()
         self.truncated = False
         try:
             status = os.stat(target)

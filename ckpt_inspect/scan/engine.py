@@ -13,7 +13,7 @@ from ckpt_inspect.scan.collector import Collector, ScanLimits
 from ckpt_inspect.scan.examine import Examiner
 from ckpt_inspect.scan.tiers import expectation
 from ckpt_inspect.scan.verdicts import ScanFinding, ScannedFile, ScanReport, less_covered, worse
-from ckpt_inspect.storage import ByteSource, Entry, LocalFile, LocalTree
+from ckpt_inspect.storage import ByteSource, Entry, LocalFile, LocalTree, once
 
 DEFAULT_LIMITS = ScanLimits()
 _SKIPPED_DIRECTORIES = frozenset({".git", ".hg", ".svn"})
@@ -75,8 +75,14 @@ def scan_source(
     loads: bool = True,
 ) -> ScannedFile:
     """Scan one run of bytes called `path`; `artifact` is its kind by name (``knowledge/artifacts.toml``)."""
+    name = path.rpartition("/")[2]
+    found = once(source, ("scan", name, artifact, limits, loads), lambda: _scan(source, name, artifact, limits, loads))
+    return replace(found, path=path)
+
+
+def _scan(source: ByteSource, name: str, artifact: str | None, limits: ScanLimits, loads: bool) -> ScannedFile:
     collector = Collector(limits)
-    examiner = Examiner(collector, expectation(artifact), path.rpartition("/")[2], loads=loads)
+    examiner = Examiner(collector, expectation(artifact), name, loads=loads)
     try:
         examiner.examine(source)
     except CkptInspectError:
@@ -86,7 +92,7 @@ def scan_source(
         collector.cover("partial")
     answer = examiner.loads
     return collector.result(
-        path, examiner.format, artifact=artifact, size=source.size, loads=answer.loads, reason=answer.reason
+        name, examiner.format, artifact=artifact, size=source.size, loads=answer.loads, reason=answer.reason
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 
 from ckpt_inspect.scan.collector import Collector
@@ -22,10 +23,18 @@ _UNUSUAL_CALLS = frozenset(
 )
 
 
+_MENTIONS = re.compile(
+    rb"\b(?:import|from)\b[^\n]*\b(?:%b)\b|\b(?:%b)\b|\bcoding[:=]"
+    % ("|".join(sorted(_UNUSUAL_MODULES)).encode(), "|".join(sorted(_UNUSUAL_CALLS)).encode())
+)
+
+
 def scan_python(source: ByteSource, collector: Collector, place: str, name: str) -> None:
     """Note what the code of a script reaches for."""
     text = source.read_at(0, _LONGEST + 1)
     collector.note("scan-python", "known", "Python code, which runs only when somebody runs it", place=place)
+    if len(text) <= _LONGEST and not _may_be_unusual(text):
+        return
     if len(text) > _LONGEST or _too_deep(text):
         collector.note("scan-python-unusual", "unknown", "the code is too long or too deep to be read", place=place)
         return
@@ -39,6 +48,12 @@ def scan_python(source: ByteSource, collector: Collector, place: str, name: str)
     if unusual:
         listed = ", ".join(unusual[:5])
         collector.note("scan-python-unusual", "known", f"the code uses {listed}", place=place, severity="warning")
+
+
+def _may_be_unusual(text: bytes) -> bool:
+    """The cheap look: whether any of the words stands where it would count. Names outside ASCII are normalised by Python."""
+    joined = text.replace(b"\\\n", b" ").replace(b"\\\r\n", b" ")
+    return not text.isascii() or _MENTIONS.search(joined) is not None
 
 
 def _unusual(tree: ast.AST) -> list[str]:
