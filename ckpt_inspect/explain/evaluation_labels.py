@@ -26,8 +26,11 @@ def producer_of(arguments: TrainingArgs | None) -> str:
 
 
 def stage_of(run: Run) -> str:
-    """What was trained for: "rm" (a value head lies there, or a reward model's rewards are logged), "preference" (rewards are logged), "orpo" (so is the token loss
-    of the chosen answers, which the loss adds), "policy", "" otherwise."""
+    """What was trained for: "rm", "preference", "orpo", "policy", or "" for anything else.
+
+    "rm" has a value head or logs a reward model's rewards, "preference" logs rewards, "orpo" the token loss of the chosen
+    answers besides, which its loss adds.
+    """
     if run.has("value_head"):
         return "rm"
     newest = run.newest_trainer_state

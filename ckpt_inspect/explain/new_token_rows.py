@@ -181,10 +181,8 @@ def _words(
                 f"the {rows} {'equals' if count == 1 else 'equal'} {whose} (largest relative difference {short(difference)})",
             )
         some = f"; {unmoved} of them did not move" if unmoved else ""
-        return (
-            "moved",
-            f"the {rows} {'differs' if count == 1 else 'differ'} from {whose} (relative difference up to {short(difference)}{some})",
-        )
+        differ = "differs" if count == 1 else "differ"
+        return "moved", f"the {rows} {differ} from {whose} (relative difference up to {short(difference)}{some})"
     if distance is not None and distance < _NEAR_MEAN and (alike is None or alike > _ALIKE):
         return (
             "initial",
