@@ -81,7 +81,7 @@ def read_json(
 def parse_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonDocument:
     """What `read_json` does, for bytes already in memory."""
     log = FaultLog()
-    text = _text(data, log)
+    text, half_character = _text(data, log)
     if text is None:
         return JsonDocument(None, log.sealed(), complete=False)
     if text.isascii() or not log:
@@ -100,6 +100,8 @@ def parse_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonDocument:
     decoder = WatchedDecoder(integers=integers, floats=floats)
     with collector_paused():
         value, complete = _document(text, decoder, log)
+    if complete and half_character is not None:
+        log.add("json-utf8", "ends with half a character", offset=half_character)
     decoder.report(log, data)
     return JsonDocument(value, log.sealed(), complete)
 
@@ -238,18 +240,19 @@ def _syntax(message: str, text: str, position: int, log: FaultLog) -> None:
     log.add("json-syntax", f"{message} (line {line})", offset=_offset(text, position))
 
 
-def _text(data: bytes, log: FaultLog) -> str | None:
+def _text(data: bytes, log: FaultLog) -> tuple[str | None, int | None]:
+    """The text of the file, and where half a character ends it: a fault only where the document before it is whole."""
     if not data.strip(b" \t\r\n"):
         log.add("json-empty", "the file is empty" if not data else "only blanks", offset=0)
-        return None
+        return None, None
     if not data.strip(b"\0 \t\r\n"):
         log.add("json-nul", "only NUL bytes: the file system lost what was written", offset=0)
-        return None
+        return None, None
     if len(data) > MAX_ASTRAL and data.translate(None, _BELOW_ASTRAL):
         log.add(
             "json-too-large", f"{len(data):,} bytes of text beyond the basic plane; at most {MAX_ASTRAL:,} are read"
         )
-        return None
+        return None, None
     encoding = json.detect_encoding(data)
     if encoding == "utf-8-sig":
         log.add("json-bom", "starts with a UTF-8 byte order mark", offset=0)
@@ -264,19 +267,19 @@ def _text(data: bytes, log: FaultLog) -> str | None:
             offset=len(kept),
         )
         data = kept
+    half_character = None
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        if error.reason == "unexpected end of data":  # the text before it is cut, and said to be
-            text = data[: error.start].decode(encoding)
-            if text.rstrip().endswith(("}", "]")):  # or the text is whole, and what follows it is none
-                log.add("json-utf8", f"ends with a byte that is not {encoding.upper()}", offset=error.start)
+        if error.reason == "unexpected end of data":
+            half_character = error.start
+            text = data[:half_character].decode(encoding)
         else:
             log.add("json-utf8", f"is not {encoding.upper()}: {error.reason}", offset=error.start)
             text = data.decode(encoding, "replace")
     for offset in lone_surrogates(data):
         log.add("json-surrogate", "half of a surrogate pair", offset=offset)
-    return text
+    return text, half_character
 
 
 def _cut_short(text: str, error: json.JSONDecodeError) -> bool:

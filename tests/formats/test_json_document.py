@@ -270,3 +270,11 @@ def test_a_broken_character_behind_a_whole_document_is_a_fault() -> None:
     document = read_json(BytesSource(b'{"a": 1}\n\xd2'))
     assert document.value == {"a": 1}
     assert [fault.kind for fault in document.faults] == ["json-utf8"]
+
+
+@pytest.mark.parametrize("whole", [b'"{"', b"1e9", b"{}", b"[1]", b"null"])
+@pytest.mark.parametrize("half", [b"\xe1", b"\xf3\x80", b"\xdc"])
+def test_half_a_character_behind_any_whole_document_is_a_fault(whole: bytes, half: bytes) -> None:
+    document = parse_json(whole + half)
+    assert document.value == json.loads(whole)
+    assert kinds(document) == ["json-utf8"]
