@@ -337,6 +337,7 @@ def _run(source: ByteSource, start: int, end: int, limits: PickleLimits) -> Pick
         and m.frame_end is not None
         and base + at < m.frame_end < m.end
         and m.fault_counts["pickle-truncated"]
+        and source.read_at(m.end - 1, 1)  # else the file was cut while it was read
     ):
         # What does not fit into the stream does not fit into its frame either, and other unpicklers see that first.
         m.fault("pickle-frame", "an opcode crosses the end of its frame", m.frame_end)

@@ -148,6 +148,7 @@ def open_run(path: str | os.PathLike[str], *, memo: Memo | None = None) -> Run:
     """Find out what is at `path`, reading names and a few first bytes only; artifacts are read on first use.
 
     Args:
+        path: a run, a checkpoint, an adapter or model directory, or one file.
         memo: shared with other runs, spares reading again the small files they have in common.
 
     Raises:
